@@ -1,0 +1,176 @@
+//! What `/metrics` shows. No label is an object's name, a path, or a text that somebody else wrote.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+
+use crate::{error::Reason, provider::ProviderName};
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SyncLabels {
+    provider: String,
+    result: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ProviderLabels {
+    provider: String,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PolicyLabel {
+    sha256: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BuildLabel {
+    version: &'static str,
+}
+
+/// Every metric of the agent.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    syncs: Family<SyncLabels, Counter>,
+    waiting: Family<ReasonLabel, Gauge>,
+    sync_seconds: Histogram,
+    provider_requests: Family<ProviderLabels, Counter>,
+    policy_info: Family<PolicyLabel, Gauge>,
+    policy_reload_ok: Gauge,
+    admission_enforced: Gauge,
+    panics: Counter<u64, AtomicU64>,
+    events_dropped: Counter<u64, AtomicU64>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let buckets = [0.005, 0.01, 0.02, 0.03, 0.045, 0.07, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+        let mut metrics = Self {
+            registry: Registry::default(),
+            syncs: Family::default(),
+            waiting: Family::default(),
+            sync_seconds: Histogram::new(buckets),
+            provider_requests: Family::default(),
+            policy_info: Family::default(),
+            policy_reload_ok: Gauge::default(),
+            admission_enforced: Gauge::default(),
+            panics: Counter::default(),
+            events_dropped: Counter::default(),
+        };
+        metrics.register();
+        metrics
+    }
+}
+
+impl Metrics {
+    fn register(&mut self) {
+        let build: Family<BuildLabel, Gauge> = Family::default();
+        build.get_or_create(&BuildLabel { version: env!("CARGO_PKG_VERSION") }).set(1);
+        let r = &mut self.registry;
+        r.register("jasm_build_info", "Version of the agent", build);
+        r.register("jasm_syncs", "Requests of pods worked on, by outcome", self.syncs.clone());
+        r.register("jasm_requests_waiting", "Requests of pods on this node that are not served yet", self.waiting.clone());
+        r.register("jasm_sync_duration_seconds", "From the start of work on a request to its outcome", self.sync_seconds.clone());
+        r.register("jasm_provider_requests", "Requests to stores, by outcome", self.provider_requests.clone());
+        r.register("jasm_policy_info", "The policy in force: digest of its files", self.policy_info.clone());
+        r.register("jasm_policy_last_reload_successful", "0 while the newest policy file is broken and an older one is in force", self.policy_reload_ok.clone());
+        r.register("jasm_admission_enforced", "1 while every shipped admission policy refused its check", self.admission_enforced.clone());
+        r.register("jasm_panics", "Bugs caught while working on a request", self.panics.clone());
+        r.register("jasm_events_dropped", "Events not sent because the queue was full or the API server refused", self.events_dropped.clone());
+    }
+
+    /// One request worked on. `provider` must be a configured name, or empty: it becomes a label.
+    pub fn sync(&self, provider: &str, result: &'static str, reason: Reason, seconds: f64) {
+        let labels = SyncLabels { provider: provider.to_owned(), result, reason: reason.as_str() };
+        self.syncs.get_or_create(&labels).inc();
+        self.sync_seconds.observe(seconds);
+    }
+
+    /// One answer, or failure, of a store.
+    pub fn provider_request(&self, provider: &ProviderName, result: &'static str) {
+        let labels = ProviderLabels { provider: provider.to_string(), result };
+        self.provider_requests.get_or_create(&labels).inc();
+    }
+
+    /// How many requests wait, by reason; reasons that are not named fall to zero.
+    pub fn waiting(&self, counts: impl IntoIterator<Item = (Reason, i64)>) {
+        self.waiting.clear();
+        for (reason, count) in counts {
+            self.waiting.get_or_create(&ReasonLabel { reason: reason.as_str() }).set(count);
+        }
+    }
+
+    /// The policy in force.
+    pub fn policy(&self, sha256: &str) {
+        self.policy_info.clear();
+        self.policy_info.get_or_create(&PolicyLabel { sha256: sha256.to_owned() }).set(1);
+    }
+
+    /// Whether the newest policy file could be used.
+    pub fn policy_reload(&self, ok: bool) {
+        self.policy_reload_ok.set(i64::from(ok));
+    }
+
+    /// Whether every admission policy is known to be in force.
+    pub fn admission_enforced(&self, enforced: bool) {
+        self.admission_enforced.set(i64::from(enforced));
+    }
+
+    /// One bug caught.
+    pub fn panicked(&self) {
+        self.panics.inc();
+    }
+
+    /// One Event not sent.
+    pub fn event_dropped(&self) {
+        self.events_dropped.inc();
+    }
+
+    /// The text that Prometheus reads (OpenMetrics).
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_labels_are_the_documented_ones() {
+        let metrics = Metrics::default();
+        metrics.sync("aws-secretsmanager", "created", Reason::SecretSyncSuccess, 0.02);
+        metrics.provider_request(&ProviderName::for_test("aws-secretsmanager"), "ok");
+        metrics.waiting([(Reason::PolicyDenied, 2)]);
+        metrics.waiting([(Reason::SecretConflict, 1)]);
+        metrics.policy("abc");
+        metrics.admission_enforced(true);
+        let text = metrics.render();
+        for want in [
+            r#"jasm_syncs_total{provider="aws-secretsmanager",result="created",reason="SecretSyncSuccess"} 1"#,
+            r#"jasm_provider_requests_total{provider="aws-secretsmanager",result="ok"} 1"#,
+            r#"jasm_requests_waiting{reason="SecretConflict"} 1"#,
+            r#"jasm_policy_info{sha256="abc"} 1"#,
+            "jasm_admission_enforced 1",
+            "jasm_sync_duration_seconds_count 1",
+            "jasm_build_info{version=",
+        ] {
+            assert!(text.contains(want), "{want} is not in\n{text}");
+        }
+        assert!(!text.contains("PolicyDenied"), "a reason without requests is gone");
+    }
+}

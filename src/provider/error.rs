@@ -1,0 +1,112 @@
+//! What can go wrong at a store, classified once for retries, Events and metrics.
+
+use crate::{
+    annotations::quoted,
+    error::{BoxError, Retry},
+    provider::ProviderName,
+};
+
+/// Why a fetch gave no value. The text names object and remedy; what the store or its SDK said is only in the source.
+#[derive(Debug, thiserror::Error)]
+pub enum ProviderError {
+    /// No such secret or version.
+    #[error("{provider} has no secret {} (or no such version of it): check path and version in the annotation", quoted(.path))]
+    NotFound {
+        /// The instance that was asked.
+        provider: ProviderName,
+        /// What was asked for.
+        path: String,
+    },
+    /// The secret is scheduled for deletion, or in another state in which it cannot be read.
+    #[error("{provider} cannot give out {} in its present state (deletion scheduled?): restore it, or ask for another", quoted(.path))]
+    Unreadable {
+        /// The instance that was asked.
+        provider: ProviderName,
+        /// What was asked for.
+        path: String,
+        /// What the store said.
+        #[source]
+        source: BoxError,
+    },
+    /// The store knows the caller and says no.
+    #[error("{provider} denied access to {}: grant {action} on it to {identity}", quoted(.path))]
+    AccessDenied {
+        /// The instance that was asked.
+        provider: ProviderName,
+        /// What was asked for.
+        path: String,
+        /// The right to grant, in the store's terms.
+        action: &'static str,
+        /// Who asked, in the store's terms; `unknown` where the store did not say.
+        identity: String,
+        /// What the store said.
+        #[source]
+        source: BoxError,
+    },
+    /// No credentials, or such that the store refuses.
+    #[error("{provider} got no valid credentials: {remedy}")]
+    Credentials {
+        /// The instance that was asked.
+        provider: ProviderName,
+        /// What to do.
+        remedy: &'static str,
+        /// What the store or the SDK said.
+        #[source]
+        source: BoxError,
+    },
+    /// The store asks for patience.
+    #[error("{provider} throttles requests; the agent retries with backoff")]
+    Throttled {
+        /// The instance that was asked.
+        provider: ProviderName,
+        /// What the store said.
+        #[source]
+        source: BoxError,
+    },
+    /// No answer, or a server error.
+    #[error("{provider} did not answer; the agent retries with backoff")]
+    Unavailable {
+        /// The instance that was asked.
+        provider: ProviderName,
+        /// What happened.
+        #[source]
+        source: BoxError,
+    },
+    /// An answer that makes no sense for a request that is well formed.
+    #[error("{provider} gave an answer for {} that cannot be used: {problem}", quoted(.path))]
+    Invalid {
+        /// The instance that was asked.
+        provider: ProviderName,
+        /// What was asked for.
+        path: String,
+        /// What is wrong with it.
+        problem: &'static str,
+        /// What the store said, where it said something.
+        #[source]
+        source: Option<BoxError>,
+    },
+}
+
+impl ProviderError {
+    /// When to ask again.
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::NotFound { .. } | Self::Unreadable { .. } => Retry::Absent,
+            Self::AccessDenied { .. } | Self::Invalid { .. } => Retry::Denied,
+            Self::Credentials { .. } | Self::Throttled { .. } | Self::Unavailable { .. } => Retry::Transient,
+        }
+    }
+
+    /// The label of `jasm_provider_requests_total{result}`.
+    pub fn result(&self) -> &'static str {
+        match self {
+            Self::NotFound { .. } => "not_found",
+            Self::Unreadable { .. } => "unreadable",
+            Self::AccessDenied { .. } => "access_denied",
+            Self::Credentials { .. } => "credentials",
+            Self::Throttled { .. } => "throttled",
+            Self::Unavailable { .. } => "unavailable",
+            Self::Invalid { .. } => "invalid",
+        }
+    }
+}

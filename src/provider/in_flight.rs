@@ -1,0 +1,296 @@
+//! One fetch per key at a time. The only file that names `dashmap`; no guard of it lives across an `.await`.
+//!
+//! A flight belongs to all who wait for it: whoever is polled drives it, so that a waiter that is dropped leaves the
+//! others running, and when the last one is dropped the fetch is cancelled. A flight that panics ends in an error.
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use dashmap::{DashMap, Entry};
+use futures::{
+    FutureExt,
+    future::{BoxFuture, Shared, WeakShared},
+};
+use jiff::Timestamp;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{Identity, ProviderError};
+use crate::{request::RemoteRef, secret_value::SecretPayload};
+
+/// What makes two fetches the same. The identity is part of it: a value is never shared across identities.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct FetchKey {
+    /// As whom the store is asked.
+    pub identity: Identity,
+    /// Instance, path and version.
+    pub remote: RemoteRef,
+}
+
+/// A fetched value, shared by everybody who asked for it at that time.
+#[derive(Debug)]
+pub struct Fetched {
+    /// The value.
+    pub payload: SecretPayload,
+    /// The newest pod reference time that the agent had seen before it asked: the value is no older.
+    pub seen_through: Timestamp,
+    /// The share of the memory bound that the value takes, given back with it.
+    pub reserved: OwnedSemaphorePermit,
+}
+
+type Outcome = Result<Arc<Fetched>, Arc<ProviderError>>;
+type Fetch = BoxFuture<'static, Result<Fetched, ProviderError>>;
+type Flight = BoxFuture<'static, Outcome>;
+
+#[derive(Debug)]
+struct Entered {
+    id: u64,
+    seen_through: Timestamp,
+    flight: WeakShared<Flight>,
+}
+
+/// The fetches that are under way.
+#[derive(Debug, Default)]
+pub struct InFlight {
+    flights: Arc<DashMap<FetchKey, Entered>>,
+    last_id: AtomicU64,
+}
+
+enum Boarded {
+    /// A flight whose value is new enough.
+    On(Shared<Flight>),
+    /// One that left before this pod was seen; the next one is for us.
+    TooOld(Shared<Flight>),
+}
+
+impl InFlight {
+    /// Joins the fetch of `key` if it began when a pod at least as new as `not_older_than` had been seen; else waits
+    /// for that one to end and takes the one next flight. `start` gives a new fetch and what it has seen.
+    ///
+    /// # Errors
+    /// What the fetch ended with, the same for all who shared it.
+    pub async fn fetch(
+        &self,
+        key: &FetchKey,
+        not_older_than: Timestamp,
+        start: impl Fn() -> (Timestamp, Fetch),
+    ) -> Outcome {
+        loop {
+            match self.board(key, not_older_than, &start) {
+                Boarded::On(flight) => return flight.await,
+                Boarded::TooOld(flight) => {
+                    // Its outcome is for older pods only.
+                    let _ = flight.await;
+                }
+            }
+        }
+    }
+
+    /// How many fetches are under way.
+    pub fn len(&self) -> usize {
+        self.flights.len()
+    }
+
+    /// Whether none is under way.
+    pub fn is_empty(&self) -> bool {
+        self.flights.is_empty()
+    }
+
+    fn board(&self, key: &FetchKey, not_older_than: Timestamp, start: &impl Fn() -> (Timestamp, Fetch)) -> Boarded {
+        match self.flights.entry(key.clone()) {
+            Entry::Occupied(mut entry) => match entry.get().flight.upgrade() {
+                Some(flight) if entry.get().seen_through >= not_older_than => Boarded::On(flight),
+                Some(flight) => Boarded::TooOld(flight),
+                None => {
+                    let (entered, flight) = self.depart(key, start);
+                    entry.insert(entered);
+                    Boarded::On(flight)
+                }
+            },
+            Entry::Vacant(entry) => {
+                let (entered, flight) = self.depart(key, start);
+                entry.insert(entered);
+                Boarded::On(flight)
+            }
+        }
+    }
+
+    fn depart(&self, key: &FetchKey, start: &impl Fn() -> (Timestamp, Fetch)) -> (Entered, Shared<Flight>) {
+        let id = self.last_id.fetch_add(1, Ordering::Relaxed);
+        let (seen_through, fetch) = start();
+        let landing = Landing {
+            flights: Arc::clone(&self.flights),
+            key: key.clone(),
+            id,
+        };
+        let provider = key.remote.provider.clone();
+        let path = key.remote.path.clone();
+        let flight = async move {
+            let _landing = landing;
+            match AssertUnwindSafe(fetch).catch_unwind().await {
+                Ok(outcome) => outcome.map(Arc::new).map_err(Arc::new),
+                Err(_) => Err(Arc::new(ProviderError::Invalid {
+                    provider,
+                    path,
+                    problem: "the adapter panicked; the agent's log has the place",
+                    source: None,
+                })),
+            }
+        }
+        .boxed()
+        .shared();
+        let entered = Entered {
+            id,
+            seen_through,
+            // A flight that nobody has polled yet can always be downgraded.
+            flight: flight.downgrade().unwrap_or_default(),
+        };
+        (entered, flight)
+    }
+}
+
+/// Takes the flight out of the map when it ends in whatever way: done, panicked, or dropped by its last waiter.
+struct Landing {
+    flights: Arc<DashMap<FetchKey, Entered>>,
+    key: FetchKey,
+    id: u64,
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        self.flights.remove_if(&self.key, |_, entered| entered.id == self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::AtomicUsize,
+        time::Duration,
+    };
+
+    use futures::future::join_all;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::provider::ProviderName;
+
+    fn key(path: &str) -> FetchKey {
+        FetchKey {
+            identity: Identity::Agent,
+            remote: RemoteRef {
+                provider: ProviderName::for_test("aws-secretsmanager"),
+                path: path.to_owned(),
+                version: None,
+            },
+        }
+    }
+
+    fn second(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("a time")
+    }
+
+    /// A store that counts, answers after `delay`, and panics where asked to.
+    struct Store {
+        calls: Arc<AtomicUsize>,
+        delay: Duration,
+        panics: bool,
+    }
+
+    impl Store {
+        fn new(panics: bool) -> Self {
+            Self { calls: Arc::default(), delay: Duration::from_secs(1), panics }
+        }
+
+        fn calls(&self) -> usize {
+            self.calls.load(Ordering::Relaxed)
+        }
+
+        fn start(&self, seen_through: Timestamp) -> impl Fn() -> (Timestamp, Fetch) + use<> {
+            let (calls, delay, panics) = (Arc::clone(&self.calls), self.delay, self.panics);
+            move || {
+                let calls = Arc::clone(&calls);
+                let fetch = async move {
+                    let call = calls.fetch_add(1, Ordering::Relaxed) + 1;
+                    tokio::time::sleep(delay).await;
+                    assert!(!panics, "planted");
+                    let reserved = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("a permit");
+                    Ok(Fetched { payload: SecretPayload::new(vec![], call.to_string()), seen_through, reserved })
+                };
+                (seen_through, fetch.boxed())
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn twenty_at_once_are_one_call() {
+        let (flights, store) = (InFlight::default(), Store::new(false));
+        let key = key("a");
+        let got = join_all((0..20).map(|_| flights.fetch(&key, second(5), store.start(second(5))))).await;
+        assert!(got.iter().all(|outcome| outcome.as_ref().is_ok_and(|value| value.payload.version() == "1")));
+        assert_eq!((store.calls(), flights.len()), (1, 0), "one call, nothing left behind");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_newer_pod_waits_for_the_one_next_flight() {
+        let (flights, store) = (InFlight::default(), Store::new(false));
+        let key = key("a");
+        let old = flights.fetch(&key, second(5), store.start(second(5)));
+        let newer = join_all((0..5).map(|_| flights.fetch(&key, second(6), store.start(second(7)))));
+        let (old, newer) = tokio::join!(old, newer);
+        assert_eq!(old.expect("old").payload.version(), "1");
+        assert!(newer.iter().all(|outcome| outcome.as_ref().is_ok_and(|value| value.payload.version() == "2")));
+        assert_eq!(store.calls(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn other_paths_do_not_share() {
+        let (flights, store) = (InFlight::default(), Store::new(false));
+        let (a, b) = (key("a"), key("b"));
+        let _ = tokio::join!(
+            flights.fetch(&a, second(5), store.start(second(5))),
+            flights.fetch(&b, second(5), store.start(second(5)))
+        );
+        assert_eq!(store.calls(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_aborted_leader_leaves_its_followers_running() {
+        let (flights, store) = (Arc::new(InFlight::default()), Store::new(false));
+        let fetch = |flights: Arc<InFlight>| {
+            let start = store.start(second(5));
+            tokio::spawn(async move { flights.fetch(&key("a"), second(5), start).await })
+        };
+        let (leader, follower) = (fetch(Arc::clone(&flights)), fetch(Arc::clone(&flights)));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        leader.abort();
+        assert!(follower.await.expect("not aborted").is_ok());
+        assert_eq!((store.calls(), flights.len()), (1, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_waiter_to_leave_cancels_and_leaves_no_entry() {
+        let (flights, store) = (InFlight::default(), Store::new(false));
+        let key = key("a");
+        let waiting = flights.fetch(&key, second(5), store.start(second(5)));
+        assert!(tokio::time::timeout(Duration::from_millis(10), waiting).await.is_err());
+        assert!(flights.is_empty());
+        assert!(flights.fetch(&key, second(5), store.start(second(5))).await.is_ok());
+        assert_eq!(store.calls(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_is_an_error_for_all_and_the_next_fetch_starts_afresh() {
+        let (flights, bad) = (InFlight::default(), Store::new(true));
+        let key = key("a");
+        let got = join_all((0..3).map(|_| flights.fetch(&key, second(5), bad.start(second(5))))).await;
+        assert!(got.iter().all(Result::is_err));
+        assert!(flights.is_empty());
+        let good = Store::new(false);
+        assert!(flights.fetch(&key, second(5), good.start(second(5))).await.is_ok());
+    }
+}

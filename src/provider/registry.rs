@@ -1,0 +1,267 @@
+//! The configured instances, and the one place where a store is asked.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+
+use futures::{FutureExt, future::join_all};
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_yaml::{Mapping, Value};
+use tokio::sync::Semaphore;
+
+use super::{
+    Catalogue, FetchKey, Fetched, Identity, InFlight, Kind, ProviderError, ProviderName, SecretProvider,
+    aws_secrets_manager::{self, AwsSecretsManager},
+};
+use crate::{clock::SeenClock, limits::ByteBudget, metrics::Metrics, policy::AdmittedRequest};
+
+/// Fetches under way per instance. Secrets Manager allows 10,000 a second; this bounds sockets, not the rate.
+const CONCURRENT_FETCHES: usize = 32;
+const WARM_UP: Duration = Duration::from_secs(2);
+
+/// One entry of `providers.yaml`.
+#[derive(Debug)]
+pub struct InstanceConfig {
+    name: ProviderName,
+    settings: Settings,
+}
+
+#[derive(Debug)]
+enum Settings {
+    AwsSecretsManager(aws_secrets_manager::Settings),
+}
+
+/// A providers file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("--providers-file (JASM_PROVIDERS_FILE) {file}: {problem}")]
+pub struct ProvidersError {
+    file: String,
+    problem: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ProvidersFile {
+    providers: Vec<Mapping>,
+}
+
+/// Reads the operator's file; where there is none, the default instances with settings from the SDK's environment.
+///
+/// # Errors
+/// [`ProvidersError`] names the file, the instance and what is wrong with it.
+pub fn read_instances(file: &Path) -> Result<Vec<InstanceConfig>, ProvidersError> {
+    let fail = |problem: String| ProvidersError {
+        file: file.display().to_string(),
+        problem,
+    };
+    let text = match std::fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return default_instances().map_err(fail),
+        Err(error) => return Err(fail(error.to_string())),
+    };
+    let parsed: ProvidersFile = serde_yaml::from_str(&text).map_err(|error| fail(error.to_string()))?;
+    let mut instances: Vec<InstanceConfig> = Vec::new();
+    for entry in parsed.providers {
+        let instance = parse_instance(entry).map_err(fail)?;
+        if instances.iter().any(|other| other.name == instance.name) {
+            return Err(fail(format!("two instances are called {}; give each a name of its own", instance.name)));
+        }
+        instances.push(instance);
+    }
+    Ok(instances)
+}
+
+fn default_instances() -> Result<Vec<InstanceConfig>, String> {
+    Ok(vec![InstanceConfig {
+        name: ProviderName::try_from("aws-secretsmanager".to_owned())?,
+        settings: Settings::AwsSecretsManager(aws_secrets_manager::Settings::default()),
+    }])
+}
+
+/// Takes `name` and `kind` out, and leaves the rest to the kind's own settings, which know every field they have.
+fn parse_instance(mut entry: Mapping) -> Result<InstanceConfig, String> {
+    let name = match entry.remove("name") {
+        Some(Value::String(name)) => ProviderName::try_from(name)?,
+        _ => return Err("an instance has no `name`".to_owned()),
+    };
+    let kind = entry.remove("kind").ok_or_else(|| format!("instance {name} has no `kind`"))?;
+    let at = |error: serde_yaml::Error| format!("instance {name}: {error}");
+    let kind: Kind = serde_yaml::from_value(kind).map_err(at)?;
+    let settings = match kind {
+        Kind::AwsSecretsManager => {
+            Settings::AwsSecretsManager(serde_yaml::from_value(Value::Mapping(entry)).map_err(at)?)
+        }
+    };
+    Ok(InstanceConfig { name, settings })
+}
+
+impl InstanceConfig {
+    /// The instance's name.
+    pub fn name(&self) -> &ProviderName {
+        &self.name
+    }
+
+    fn kind(&self) -> Kind {
+        match self.settings {
+            Settings::AwsSecretsManager(_) => Kind::AwsSecretsManager,
+        }
+    }
+
+    async fn build(self) -> Result<Arc<dyn SecretProvider>, String> {
+        match self.settings {
+            Settings::AwsSecretsManager(settings) => {
+                let provider = AwsSecretsManager::new(self.name, settings).await?;
+                Ok(Arc::new(provider))
+            }
+        }
+    }
+}
+
+/// All instances of this agent.
+#[derive(Debug)]
+pub struct Registry {
+    instances: BTreeMap<ProviderName, Instance>,
+    catalogue: Catalogue,
+    in_flight: InFlight,
+    payloads: ByteBudget,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug)]
+struct Instance {
+    adapter: Arc<dyn SecretProvider>,
+    permits: Arc<Semaphore>,
+}
+
+impl Registry {
+    /// Builds every configured instance; no request is made.
+    ///
+    /// # Errors
+    /// The first instance whose settings cannot work, and why.
+    pub async fn new(configs: Vec<InstanceConfig>, metrics: Arc<Metrics>) -> Result<Self, String> {
+        let catalogue = Catalogue::new(configs.iter().map(|config| (config.name.clone(), config.kind())));
+        let mut instances = BTreeMap::new();
+        for config in configs {
+            let name = config.name.clone();
+            let adapter = config.build().await.map_err(|problem| format!("provider {name}: {problem}"))?;
+            let permits = Arc::new(Semaphore::new(CONCURRENT_FETCHES));
+            instances.insert(name, Instance { adapter, permits });
+        }
+        Ok(Self {
+            instances,
+            catalogue,
+            in_flight: InFlight::default(),
+            payloads: ByteBudget::for_payloads(),
+            metrics,
+        })
+    }
+
+    /// The instances by name and kind, for the pure layers.
+    pub fn catalogue(&self) -> &Catalogue {
+        &self.catalogue
+    }
+
+    /// Gets credentials ready, all instances at once, at most 2 s; failures are logged by the adapters and gate nothing.
+    pub async fn warm_up(&self) {
+        let all = join_all(self.instances.values().map(|instance| instance.adapter.warm_up()));
+        if tokio::time::timeout(WARM_UP, all).await.is_err() {
+            tracing::warn!("warm-up of the providers took more than {WARM_UP:?}; going on without");
+        }
+    }
+
+    /// Fetches what was admitted, as new as `not_older_than` demands, together with everybody who asks for the same.
+    ///
+    /// # Errors
+    /// The store's failure, classified, shared by all who waited.
+    pub async fn fetch(
+        &self,
+        admitted: &AdmittedRequest,
+        identity: Identity,
+        not_older_than: Timestamp,
+        seen: &SeenClock,
+    ) -> Result<Arc<Fetched>, Arc<ProviderError>> {
+        let remote = admitted.request().remote.clone();
+        let Some(instance) = self.instances.get(&remote.provider) else {
+            // Requests are parsed against this registry's own catalogue.
+            return Err(Arc::new(ProviderError::Invalid {
+                provider: remote.provider,
+                path: remote.path,
+                problem: "the instance is not configured",
+                source: None,
+            }));
+        };
+        let key = FetchKey { identity, remote };
+        let start = || {
+            let fetch = self.ask(instance, key.clone(), seen.newest());
+            (seen.newest(), fetch)
+        };
+        self.in_flight.fetch(&key, not_older_than, start).await
+    }
+
+    fn ask(
+        &self,
+        instance: &Instance,
+        key: FetchKey,
+        seen_through: Timestamp,
+    ) -> futures::future::BoxFuture<'static, Result<Fetched, ProviderError>> {
+        let (adapter, permits) = (Arc::clone(&instance.adapter), Arc::clone(&instance.permits));
+        let (payloads, metrics) = (self.payloads.clone(), Arc::clone(&self.metrics));
+        async move {
+            let _permit = permits.acquire_owned().await;
+            let mut reserved = payloads.reserve(adapter.max_payload_bytes()).await;
+            let outcome = adapter.fetch(&key.remote, &key.identity).await;
+            let result = outcome.as_ref().map_or_else(ProviderError::result, |_| "ok");
+            metrics.provider_request(adapter.name(), result);
+            let payload = outcome?;
+            ByteBudget::shrink(&mut reserved, payload.len());
+            Ok(Fetched {
+                payload,
+                seen_through,
+                reserved,
+            })
+        }
+        .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Vec<String>, String> {
+        let file = std::env::temp_dir().join(format!("jasm-providers-{}-{:x}", std::process::id(), fastrand::u64(..)));
+        std::fs::write(&file, text).expect("a temporary file");
+        let got = read_instances(&file);
+        std::fs::remove_file(&file).expect("removed");
+        got.map(|all| all.iter().map(|instance| instance.name().to_string()).collect())
+            .map_err(|error| error.problem)
+    }
+
+    #[test]
+    fn several_instances_of_one_kind() {
+        let text = "providers:\n- {name: aws-eu, kind: aws-secretsmanager, region: eu-west-1}\n- {name: aws-us, kind: aws-secretsmanager, region: us-east-1, imds: true}\n";
+        assert_eq!(read(text), Ok(vec!["aws-eu".to_owned(), "aws-us".to_owned()]));
+    }
+
+    #[test]
+    fn an_absent_file_gives_the_default_instances() {
+        let got = read_instances(Path::new("/nonexistent/providers.yaml")).expect("defaults");
+        assert_eq!(got.iter().map(|instance| instance.name().as_str()).collect::<Vec<_>>(), ["aws-secretsmanager"]);
+    }
+
+    #[test]
+    fn a_wrong_entry_is_named() {
+        let cases = [
+            ("no name", "providers: [{kind: aws-secretsmanager}]", "has no `name`"),
+            ("bad name", "providers: [{name: A_B, kind: aws-secretsmanager}]", "must be 1 to 63"),
+            ("no kind", "providers: [{name: a}]", "instance a has no `kind`"),
+            ("unknown kind", "providers: [{name: a, kind: gcp}]", "instance a: unknown variant `gcp`"),
+            ("unknown field", "providers: [{name: a, kind: aws-secretsmanager, regoin: x}]", "instance a: unknown field `regoin`"),
+            ("same name", "providers: [{name: a, kind: aws-secretsmanager}, {name: a, kind: aws-secretsmanager}]", "two instances are called a"),
+            ("no list", "provider: []", "unknown field `provider`"),
+        ];
+        for (case, text, want) in cases {
+            let got = read(text).expect_err(case);
+            assert!(got.contains(want), "case: {case}: {got}");
+        }
+    }
+}

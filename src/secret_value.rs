@@ -1,0 +1,67 @@
+//! A secret's bytes: zeroized when dropped, redacted in `Debug`, never cloned, printed or serialized.
+
+use std::fmt;
+
+use zeroize::Zeroizing;
+
+/// The bytes of one secret version as a store gave them.
+///
+/// There is no `Display`, `Clone`, `Serialize` or `Deref`: the one way to the bytes is [`expose`](Self::expose),
+/// which only `mapping` and `provider/*` call.
+pub struct SecretPayload {
+    bytes: Zeroizing<Vec<u8>>,
+    version: String,
+}
+
+impl SecretPayload {
+    /// Takes ownership of a value and of the store's own id of its version (never a hash of the value).
+    pub fn new(bytes: Vec<u8>, version: impl Into<String>) -> Self {
+        Self {
+            bytes: Zeroizing::new(bytes),
+            version: version.into(),
+        }
+    }
+
+    /// The value itself.
+    pub fn expose(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The store's id of this version.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// Size in bytes.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether the store holds an empty value.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+}
+
+impl fmt::Debug for SecretPayload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SecretPayload")
+            .field("bytes", &format_args!("<{} bytes redacted>", self.len()))
+            .field("version", &self.version)
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_shows_the_size_and_never_the_value() {
+        let shown = format!("{:?}", SecretPayload::new(b"hunter2".to_vec(), "v-1"));
+        assert_eq!(
+            shown,
+            r#"SecretPayload { bytes: <7 bytes redacted>, version: "v-1" }"#
+        );
+    }
+}

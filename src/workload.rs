@@ -1,0 +1,200 @@
+//! The workload behind a pod: who holds a Secret's name when two specs ask for it.
+//!
+//! RBAC: `get` on replicasets and jobs (to climb from pod to top controller) and on deployments, statefulsets,
+//! daemonsets and cronjobs (to see whether a holder still exists). Metadata only, and only when two specs disagree.
+
+use std::fmt;
+
+use k8s_openapi::{
+    api::{
+        apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet},
+        batch::v1::{CronJob, Job},
+    },
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
+};
+use kube::{Api, Client, Resource, core::NamespaceResourceScope};
+use serde::de::DeserializeOwned;
+
+use crate::pod::{PodNamespace, PodView};
+
+/// How bare pods and Jobs are written on a Secret: as one workload, of which the newest pod wins.
+const SHORT_LIVED: &str = "pods-and-jobs";
+/// A CronJob's Jobs are called after it and the minute they are due, which has had eight digits since 1989.
+const CRON_SUFFIX_DIGITS: usize = 8;
+
+/// The top controller of a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Workload {
+    /// Something that lives on: Deployment, StatefulSet, DaemonSet, CronJob, or a controller of another kind.
+    LongLived {
+        /// API group, empty for the core group.
+        group: String,
+        /// Kind.
+        kind: String,
+        /// Name, in the pod's namespace.
+        name: String,
+    },
+    /// Bare pods and Jobs of a namespace together.
+    ShortLived,
+}
+
+impl Workload {
+    fn long_lived(group: &str, kind: &str, name: &str) -> Self {
+        Self::LongLived {
+            group: group.to_owned(),
+            kind: kind.to_owned(),
+            name: name.to_owned(),
+        }
+    }
+
+    fn of_owner(owner: &OwnerReference) -> Self {
+        let group = owner.api_version.split_once('/').map_or("", |(group, _)| group);
+        Self::long_lived(group, &owner.kind, &owner.name)
+    }
+
+    /// The workload by names alone, without a request: a Deployment by its template hash, a CronJob by its Job's
+    /// suffix. [`verified`] tells the truth where it matters.
+    pub fn by_name(pod: &PodView) -> Self {
+        let Some(owner) = pod.controller() else {
+            return Self::ShortLived;
+        };
+        match (owner.kind.as_str(), owner.name.rsplit_once('-')) {
+            ("ReplicaSet", Some((name, hash))) if pod.template_hash() == Some(hash) => {
+                Self::long_lived("apps", "Deployment", name)
+            }
+            ("Job", Some((name, minute))) if is_minute(minute) => Self::long_lived("batch", "CronJob", name),
+            ("Job", _) => Self::ShortLived,
+            _ => Self::of_owner(owner),
+        }
+    }
+
+    /// Reads what stands on a Secret; `None` where it was altered.
+    pub fn parse(text: &str) -> Option<Self> {
+        if text == SHORT_LIVED {
+            return Some(Self::ShortLived);
+        }
+        let mut parts = text.splitn(3, '/');
+        let (group, kind, name) = (parts.next()?, parts.next()?, parts.next()?);
+        (!kind.is_empty() && !name.is_empty()).then(|| Self::long_lived(group, kind, name))
+    }
+}
+
+impl fmt::Display for Workload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LongLived { group, kind, name } => write!(f, "{group}/{kind}/{name}"),
+            Self::ShortLived => f.write_str(SHORT_LIVED),
+        }
+    }
+}
+
+fn is_minute(text: &str) -> bool {
+    text.len() >= CRON_SUFFIX_DIGITS && text.chars().all(|c| c.is_ascii_digit())
+}
+
+/// The top controller of a pod, each hop by `controller: true`. At most one request.
+///
+/// # Errors
+/// The API server's, where the owner could not be read. An owner that is gone counts as itself.
+pub async fn verified(client: &Client, pod: &PodView) -> Result<Workload, kube::Error> {
+    let Some(owner) = pod.controller() else {
+        return Ok(Workload::ShortLived);
+    };
+    let (namespace, name) = (pod.namespace(), owner.name.as_str());
+    match owner.kind.as_str() {
+        "ReplicaSet" => {
+            let parent = controller_of::<ReplicaSet>(client, &namespace, name).await?;
+            Ok(parent.as_ref().map_or_else(|| Workload::of_owner(owner), Workload::of_owner))
+        }
+        "Job" => {
+            let parent = controller_of::<Job>(client, &namespace, name).await?;
+            Ok(parent.as_ref().map_or(Workload::ShortLived, Workload::of_owner))
+        }
+        _ => Ok(Workload::of_owner(owner)),
+    }
+}
+
+/// Whether a holder still exists. A kind that the agent has no right to read counts as existing. At most one request.
+///
+/// # Errors
+/// The API server's, other than "not found".
+pub async fn exists(client: &Client, namespace: &PodNamespace, workload: &Workload) -> Result<bool, kube::Error> {
+    let Workload::LongLived { group, kind, name } = workload else {
+        return Ok(true);
+    };
+    let meta = match (group.as_str(), kind.as_str()) {
+        ("apps", "Deployment") => metadata::<Deployment>(client, namespace, name).await,
+        ("apps", "StatefulSet") => metadata::<StatefulSet>(client, namespace, name).await,
+        ("apps", "DaemonSet") => metadata::<DaemonSet>(client, namespace, name).await,
+        ("apps", "ReplicaSet") => metadata::<ReplicaSet>(client, namespace, name).await,
+        ("batch", "CronJob") => metadata::<CronJob>(client, namespace, name).await,
+        _ => return Ok(true),
+    };
+    Ok(meta?.is_some())
+}
+
+async fn controller_of<K>(
+    client: &Client,
+    namespace: &PodNamespace,
+    name: &str,
+) -> Result<Option<OwnerReference>, kube::Error>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + fmt::Debug,
+{
+    let owners = metadata::<K>(client, namespace, name)
+        .await?
+        .and_then(|meta| meta.owner_references)
+        .unwrap_or_default();
+    Ok(owners.into_iter().find(|owner| owner.controller == Some(true)))
+}
+
+async fn metadata<K>(client: &Client, namespace: &PodNamespace, name: &str) -> Result<Option<ObjectMeta>, kube::Error>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + fmt::Debug,
+{
+    let api: Api<K> = Api::namespaced(client.clone(), namespace.as_str());
+    Ok(api.get_metadata_opt(name).await?.map(|object| object.metadata))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(owner: Option<(&str, &str, &str)>, hash: Option<&str>) -> PodView {
+        let owners: Vec<_> = owner
+            .map(|(version, kind, name)| json!({"apiVersion": version, "kind": kind, "name": name, "uid": "u", "controller": true}))
+            .into_iter()
+            .collect();
+        let mut labels = json!({});
+        if let Some(hash) = hash {
+            labels["pod-template-hash"] = json!(hash);
+        }
+        serde_json::from_value(json!({"metadata": {"name": "p", "ownerReferences": owners, "labels": labels}})).expect("a pod")
+    }
+
+    #[test]
+    fn names_tell_the_workload_without_a_request() {
+        let cases = [
+            ("bare pod", None, None, "pods-and-jobs"),
+            ("Deployment", Some(("apps/v1", "ReplicaSet", "web-5d9c7b")), Some("5d9c7b"), "apps/Deployment/web"),
+            ("bare ReplicaSet", Some(("apps/v1", "ReplicaSet", "web-x")), None, "apps/ReplicaSet/web-x"),
+            ("StatefulSet", Some(("apps/v1", "StatefulSet", "db")), None, "apps/StatefulSet/db"),
+            ("DaemonSet", Some(("apps/v1", "DaemonSet", "log")), None, "apps/DaemonSet/log"),
+            ("Job", Some(("batch/v1", "Job", "migrate")), None, "pods-and-jobs"),
+            ("Job with a short number", Some(("batch/v1", "Job", "migrate-12")), None, "pods-and-jobs"),
+            ("CronJob", Some(("batch/v1", "Job", "backup-29384720")), None, "batch/CronJob/backup"),
+            ("other controller", Some(("kafka.io/v1", "Broker", "b")), None, "kafka.io/Broker/b"),
+            ("core group", Some(("v1", "ReplicationController", "rc")), None, "/ReplicationController/rc"),
+        ];
+        for (case, owner, hash, want) in cases {
+            let got = Workload::by_name(&pod(owner, hash));
+            assert_eq!(got.to_string(), want, "case: {case}");
+            assert_eq!(Workload::parse(want), Some(got), "case: {case}, read back");
+        }
+        for altered in ["", "x", "a/b", "a//c"] {
+            assert_eq!(Workload::parse(altered), None, "{altered:?}");
+        }
+    }
+}
