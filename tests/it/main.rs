@@ -1,0 +1,4 @@
+//! Integration tests: the real `jasm-agent` program against a real API server and an emulator of the stores.
+
+mod harness;
+mod support;

@@ -1,0 +1,284 @@
+//! The agent's program as a test sees it: files and environment in, an HTTP port and a log out.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Read, Write as _};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+use serde_json::Value;
+
+use super::control_plane::ControlPlane;
+use super::http::{Http, Reply};
+use super::node::AgentNode;
+use super::store::Store;
+use super::wait::eventually;
+
+/// How many lines of its log a message about an agent quotes.
+const TAIL: usize = 20;
+
+/// An agent's node, files and environment. Each [`AgentBuilder::spawn`] is a start (or restart) of that agent.
+#[derive(Debug)]
+pub(crate) struct AgentBuilder {
+    node: AgentNode,
+    env: BTreeMap<String, String>,
+}
+
+impl AgentBuilder {
+    /// An agent on a new node, whose store is `store`. It has no policy file and no providers file yet.
+    pub(crate) async fn new(control_plane: &ControlPlane, store: &Store) -> Self {
+        let node = AgentNode::create(control_plane).await;
+        let file = |name: &str| node.folder().join(name).display().to_string();
+        let env = [
+            ("NODE_NAME", node.name().to_owned()),
+            ("KUBECONFIG", node.kubeconfig().display().to_string()),
+            ("JASM_POLICY_FILE", file("policy.yaml")),
+            ("JASM_PROVIDERS_FILE", file("providers.yaml")),
+            ("AWS_ACCESS_KEY_ID", "test".to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", "test".to_owned()),
+            ("AWS_REGION", "us-east-1".to_owned()),
+            ("AWS_ENDPOINT_URL", store.url().to_owned()),
+        ];
+        let env = env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        Self { node, env }
+    }
+
+    /// The node that the agent serves.
+    pub(crate) fn node(&self) -> &AgentNode {
+        &self.node
+    }
+
+    /// The policy file's text. [`AgentBuilder::write_policy`] changes it later.
+    pub(crate) fn policy(self, yaml: &str) -> Self {
+        self.write_policy(yaml);
+        self
+    }
+
+    /// The providers file's text.
+    pub(crate) fn providers(self, yaml: &str) -> Self {
+        self.write("providers.yaml", yaml);
+        self
+    }
+
+    /// `JASM_FRESHNESS`, as in `60s`.
+    pub(crate) fn freshness(self, duration: &str) -> Self {
+        self.env("JASM_FRESHNESS", duration)
+    }
+
+    /// `JASM_LOG_LEVEL`, as in `trace`.
+    pub(crate) fn log_level(self, level: &str) -> Self {
+        self.env("JASM_LOG_LEVEL", level)
+    }
+
+    /// Any other variable of the agent's environment, which holds nothing but what is set here.
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Removes a variable from the agent's environment.
+    pub(crate) fn without_env(mut self, name: &str) -> Self {
+        self.env.remove(name);
+        self
+    }
+
+    /// Replaces the policy file in one step, as the kubelet does with a changed ConfigMap.
+    pub(crate) fn write_policy(&self, yaml: &str) {
+        self.write("policy.yaml", yaml);
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let (file, new) = (self.node.folder().join(name), self.node.folder().join(format!(".{name}.new")));
+        let written = std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, &file));
+        written.unwrap_or_else(|error| panic!("cannot write {}: {error}", file.display()));
+    }
+
+    /// Starts the program on a free port.
+    pub(crate) fn spawn(&self) -> Agent {
+        let listen = free_address();
+        let program = program();
+        let mut command = Command::new(&program);
+        command.env_clear().envs(&self.env).env("JASM_LISTEN", &listen);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let started = Instant::now();
+        let child = command.spawn().unwrap_or_else(|error| panic!("cannot start {}: {error}", program.display()));
+        Agent::new(child, format!("http://{listen}"), self.node.name(), started)
+    }
+}
+
+/// `JASM_AGENT_BIN`, or the program that cargo built along with the tests.
+fn program() -> PathBuf {
+    let named = std::env::var_os("JASM_AGENT_BIN").or_else(|| option_env!("CARGO_BIN_EXE_jasm-agent").map(Into::into));
+    PathBuf::from(named.expect("no agent to test: run through cargo test, or set JASM_AGENT_BIN to the program"))
+}
+
+fn free_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("the kernel has a free loopback port");
+    listener.local_addr().expect("a bound socket has an address").to_string()
+}
+
+/// A running agent. It is killed when this is dropped, and when the test run ends, however it ends.
+pub(crate) struct Agent {
+    child: Child,
+    leash: Leash,
+    node: String,
+    url: String,
+    http: Http,
+    started: Instant,
+    output: Arc<Mutex<Vec<String>>>,
+    readers: Vec<JoinHandle<()>>,
+}
+
+impl Agent {
+    fn new(mut child: Child, url: String, node: &str, started: Instant) -> Self {
+        let output = Arc::new(Mutex::new(Vec::new()));
+        let stderr = child.stderr.take().map(|pipe| collect(pipe, &output));
+        let stdout = child.stdout.take().map(|pipe| collect(pipe, &output));
+        let leash = Leash::on(child.id());
+        let readers = stderr.into_iter().chain(stdout).collect();
+        Self { child, leash, node: node.to_owned(), url, http: Http::new(), started, output, readers }
+    }
+
+    /// The program's process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// `http://127.0.0.1:PORT` of the agent.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Waits until `/readyz` says yes; returns the time since the program was started.
+    pub(crate) async fn ready(&mut self) -> Duration {
+        let awaited = format!("the agent on {} to be ready", self.node);
+        eventually(&awaited, async || {
+            let answer = self.http.get(&format!("{}/readyz", self.url)).await;
+            let found = match answer {
+                Ok(reply) if reply.status == StatusCode::OK => return Ok(()),
+                Ok(reply) => format!("{} {:?}", reply.status, reply.text()),
+                Err(error) => error,
+            };
+            if let Ok(Some(status)) = self.child.try_wait() {
+                panic!("the agent on {} ended with {status} before it was ready; {}", self.node, self.tail());
+            }
+            Err(format!("{found}; {}", self.tail()))
+        })
+        .await;
+        self.started.elapsed()
+    }
+
+    /// GETs a path of the agent, as in `/metrics`.
+    pub(crate) async fn get(&self, path: &str) -> Reply {
+        let reply = self.http.get(&format!("{}{path}", self.url)).await;
+        reply.unwrap_or_else(|error| panic!("GET {path} of the agent on {}: {error}; {}", self.node, self.tail()))
+    }
+
+    /// All lines that it wrote so far, to stderr and to stdout.
+    pub(crate) fn output(&self) -> Vec<String> {
+        self.output.lock().expect("no reader of the agent's output panicked").clone()
+    }
+
+    /// The lines of its log that are JSON objects.
+    pub(crate) fn log(&self) -> Vec<Value> {
+        let lines = self.output();
+        lines.iter().filter_map(|line| serde_json::from_str(line).ok()).filter(Value::is_object).collect()
+    }
+
+    /// Sends a signal (`TERM`, `INT` ...) and waits for the end.
+    pub(crate) async fn stop(&mut self, signal: &str) -> ExitStatus {
+        self.signal(signal);
+        self.ended().await
+    }
+
+    /// Sends a signal and returns at once.
+    pub(crate) fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").arg(format!("-{signal}")).arg(self.child.id().to_string()).status();
+        let sent = sent.expect("the program `kill` is installed");
+        assert!(sent.success(), "cannot send {signal} to the agent on {}; {}", self.node, self.tail());
+    }
+
+    /// Waits until the program has ended, and its last line is in [`Agent::output`].
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        let awaited = format!("the end of the agent on {}", self.node);
+        let status = eventually(&awaited, async || match self.child.try_wait() {
+            Ok(Some(status)) => Ok(status),
+            Ok(None) => Err(format!("that it still runs; {}", self.tail())),
+            Err(error) => Err(format!("an error: {error}")),
+        })
+        .await;
+        self.finish();
+        status
+    }
+
+    /// Kills the program with SIGKILL, as a node that goes away does.
+    pub(crate) fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.finish();
+    }
+
+    /// After the end: nobody is left to kill, and the pipes hold the last lines.
+    fn finish(&mut self) {
+        self.leash.release();
+        for reader in self.readers.drain(..) {
+            let _ = reader.join();
+        }
+    }
+
+    fn tail(&self) -> String {
+        let lines = self.output();
+        let tail = &lines[lines.len().saturating_sub(TAIL)..];
+        format!("the last {} of {} lines of its log:\n{}", tail.len(), lines.len(), tail.join("\n"))
+    }
+}
+
+impl Drop for Agent {
+    #[expect(clippy::print_stderr, reason = "the test runner shows it below a test that failed, and nowhere else")]
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("agent on {}: {}", self.node, self.tail());
+        }
+    }
+}
+
+/// Adds each line of `pipe` to `output`, on a thread of its own, until the writer closes it.
+fn collect(pipe: impl Read + Send + 'static, output: &Arc<Mutex<Vec<String>>>) -> JoinHandle<()> {
+    let output = Arc::clone(output);
+    std::thread::spawn(move || {
+        for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line).into_owned();
+            output.lock().expect("no reader of the agent's output panicked").push(line);
+        }
+    })
+}
+
+/// A shell that kills the agent when this process goes away without having done it: it waits on a pipe whose other end
+/// only this process holds. (`Drop` does not run on Ctrl-C or SIGKILL.)
+struct Leash(Child);
+
+impl Leash {
+    fn on(pid: u32) -> Self {
+        let script = r#"trap "" INT TERM HUP; read -r released || kill -KILL "$1""#;
+        let shell = Command::new("sh")
+            .args(["-c", script, "leash", &pid.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        Self(shell.expect("the program `sh` is installed"))
+    }
+
+    /// Ends the shell without a kill; a second call does nothing.
+    fn release(&mut self) {
+        if let Some(mut pipe) = self.0.stdin.take() {
+            let _ = pipe.write_all(b"released\n");
+        }
+        let _ = self.0.wait();
+    }
+}

@@ -1,0 +1,40 @@
+//! What the tests stand on. Nothing here knows the agent's code: the agent is a program with an environment,
+//! an HTTP port and a log; everything else is read from the API server, its audit log and the store in front of it.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `control_plane` | one etcd, API server and moto, started and ended together |
+//! | `surroundings` | a control plane with the project's own manifests, shared by the tests of a run |
+//! | `cluster` | a test's namespace: pods, Secrets, Events |
+//! | `node` | a node with an agent pod, and the token that is bound to both |
+//! | `agent` | the agent's program: start, ready, log, end |
+//! | `store` | the store that an agent talks to: counts requests, answers with faults |
+//! | `audit` | the API server's audit log |
+//! | `canary` | looks for secret values in text, in every form they may take |
+//! | `wait`, `http` | waiting for a condition with a deadline; a plain HTTP client |
+//!
+//! Messages name objects and keys, never a secret's value.
+#![allow(dead_code, reason = "a toolbox: which of its tools are in use is for the tests to decide")]
+
+pub(crate) mod agent;
+pub(crate) mod audit;
+pub(crate) mod canary;
+pub(crate) mod cluster;
+pub(crate) mod control_plane;
+pub(crate) mod http;
+pub(crate) mod node;
+pub(crate) mod store;
+pub(crate) mod surroundings;
+pub(crate) mod wait;
+
+/// A name that no other test uses, valid as a Kubernetes name and as a secret's path: `PREFIX-` and eight random characters.
+pub(crate) fn unique(prefix: &str) -> String {
+    let tail: String = std::iter::repeat_with(fastrand::alphanumeric).take(8).collect();
+    format!("{prefix}-{}", tail.to_lowercase())
+}
+
+/// A line on the real stderr, at once and also where the test's output is captured: for what takes long.
+fn say(text: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "tests: {text}");
+}

@@ -1,0 +1,127 @@
+//! A node as the API server sees it: the Node, an agent pod bound to it, and a token that is bound to that pod.
+
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{Node, Pod, ServiceAccount};
+use kube::api::PostParams;
+use kube::{Api, ResourceExt as _};
+use serde_json::{Value, json};
+
+use super::control_plane::ControlPlane;
+use super::unique;
+
+/// Where the agent's pods run.
+pub(crate) const AGENT_NAMESPACE: &str = "jasm-system";
+/// The agent's service account in that namespace.
+pub(crate) const AGENT_ACCOUNT: &str = "jasm-agent";
+
+/// A node with an agent's identity on it. The API server puts the node's name into each request made with its token.
+#[derive(Debug)]
+pub(crate) struct AgentNode {
+    name: String,
+    folder: PathBuf,
+    kubeconfig: PathBuf,
+}
+
+impl AgentNode {
+    /// Creates the Node and the agent's pod on it, and writes a kubeconfig with a token of one hour.
+    pub(crate) async fn create(control_plane: &ControlPlane) -> Self {
+        let name = unique("node");
+        let admin = control_plane.admin().await;
+        let node: Node = object(json!({"metadata": {"name": name}}));
+        let nodes: Api<Node> = Api::all(admin.clone());
+        nodes.create(&PostParams::default(), &node).await.unwrap_or_else(|error| panic!("no node {name}: {error}"));
+        let token = bound_token(admin, &name).await;
+        let folder = control_plane.folder(&name);
+        let kubeconfig = write_kubeconfig(control_plane, &folder, &token);
+        Self { name, folder, kubeconfig }
+    }
+
+    /// The node's name, unique in the run.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The folder for the agent's files; it goes with the control plane.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The kubeconfig of the agent's identity, with `tokenFile`; its namespace is [`AGENT_NAMESPACE`].
+    pub(crate) fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// A client with the agent's token: what a thief of the token could do.
+    pub(crate) async fn client(&self, control_plane: &ControlPlane) -> kube::Client {
+        control_plane.client(&self.kubeconfig).await
+    }
+}
+
+/// Creates an agent pod on the node and asks for a token that is bound to it.
+async fn bound_token(admin: kube::Client, node: &str) -> String {
+    let pods: Api<Pod> = Api::namespaced(admin.clone(), AGENT_NAMESPACE);
+    let pod = pods.create(&PostParams::default(), &object(agent_pod(node))).await;
+    let pod = pod.unwrap_or_else(|error| panic!("no agent pod on {node}: {error}"));
+    let request = TokenRequest {
+        spec: TokenRequestSpec {
+            expiration_seconds: Some(3600),
+            bound_object_ref: Some(BoundObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Pod".to_owned()),
+                name: Some(pod.name_any()),
+                uid: pod.uid(),
+            }),
+            ..TokenRequestSpec::default()
+        },
+        ..TokenRequest::default()
+    };
+    let accounts: Api<ServiceAccount> = Api::namespaced(admin, AGENT_NAMESPACE);
+    let reply = accounts.create_token_request(AGENT_ACCOUNT, &PostParams::default(), &request).await;
+    let reply = reply.unwrap_or_else(|error| panic!("no token of {AGENT_ACCOUNT} for pod {}: {error}", pod.name_any()));
+    reply.status.expect("the API server fills in the status of a token request").token
+}
+
+/// Valid under the `restricted` Pod Security level, which the namespace may enforce.
+fn agent_pod(node: &str) -> Value {
+    json!({
+        "metadata": {"name": format!("jasm-agent-{node}")},
+        "spec": {
+            "nodeName": node,
+            "serviceAccountName": AGENT_ACCOUNT,
+            "automountServiceAccountToken": false,
+            "securityContext": {"runAsNonRoot": true, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [{
+                "name": "agent",
+                "image": "registry.k8s.io/pause:3.10",
+                "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}},
+            }],
+        },
+    })
+}
+
+/// Writes the token and a kubeconfig that points to it (JSON is YAML).
+fn write_kubeconfig(control_plane: &ControlPlane, folder: &Path, token: &str) -> PathBuf {
+    let (token_file, kubeconfig) = (folder.join("token"), folder.join("kubeconfig"));
+    let content = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "agent",
+        "contexts": [{"name": "agent", "context": {"cluster": "test", "user": "agent", "namespace": AGENT_NAMESPACE}}],
+        "clusters": [{"name": "test", "cluster": {
+            "server": control_plane.api_server(),
+            "certificate-authority": control_plane.ca_file(),
+        }}],
+        "users": [{"name": "agent", "user": {"tokenFile": token_file}}],
+    });
+    for (file, text) in [(&token_file, token), (&kubeconfig, content.to_string().as_str())] {
+        std::fs::write(file, text).unwrap_or_else(|error| panic!("cannot write {}: {error}", file.display()));
+    }
+    kubeconfig
+}
+
+/// An object of the API from its JSON.
+fn object<K: serde::de::DeserializeOwned>(json: Value) -> K {
+    serde_json::from_value(json).expect("the JSON of a support object fits its type")
+}
