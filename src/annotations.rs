@@ -6,7 +6,7 @@
 
 use serde::Deserialize;
 use serde_saphyr::{
-    Budget, DuplicateKeyPolicy, Error as YamlError, MergeKeyPolicy, Options,
+    DuplicateKeyPolicy, Error as YamlError, MergeKeyPolicy, Options,
     granit_parser::{Event, Parser},
 };
 
@@ -28,7 +28,7 @@ pub struct RawRequest {
 }
 
 /// Why an annotation is not a request. The text is for the pod's owner.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
 #[error("annotation {}: {problem}", crate::pod::SYNC_ANNOTATION)]
 pub struct AnnotationError {
     /// What is wrong, where, and what to write instead.
@@ -63,14 +63,13 @@ pub fn parse(text: &str) -> Result<Vec<RawRequest>, AnnotationError> {
 
 fn options() -> Options {
     serde_saphyr::options! {
-        budget: Some(Budget {
+        budget: serde_saphyr::budget! {
             max_aliases: 0,
             max_anchors: 0,
             max_depth: MAX_DEPTH,
             max_documents: 1,
             max_nodes: MAX_NODES,
-            ..Budget::default()
-        }),
+        },
         duplicate_keys: DuplicateKeyPolicy::Error,
         merge_keys: MergeKeyPolicy::Error,
         strict_booleans: true,
@@ -224,7 +223,8 @@ mod tests {
             ("merge key", format!("{GOOD}<<: {{a: b}}\n"), "merge key"),
             ("second document", format!("{GOOD}---\n{GOOD}"), "second document"),
             ("unclosed", "{provider: a".into(), "is not YAML"),
-            ("nested bomb", "[".repeat(4000), "nested too deeply"),
+            ("nested", format!("{}{}", "[".repeat(20), "]".repeat(20)), "nested too deeply"),
+            ("nested bomb", "[".repeat(4000), "is not YAML"),
             ("wide bomb", format!("{{{}}}", "a: b, ".repeat(1000)), "too many values"),
         ];
         for (case, text, want) in cases {

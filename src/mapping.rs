@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{
     Deserialize,
-    de::{Deserializer, Error as _, MapAccess, Visitor},
+    de::{Deserializer, MapAccess, Visitor},
 };
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
@@ -147,7 +147,7 @@ impl<'de> Deserialize<'de> for RawObject<'de> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut members = Vec::new();
-                while let Some(member) = map.next_entry().map_err(A::Error::custom)? {
+                while let Some(member) = map.next_entry()? {
                     members.push(member);
                 }
                 Ok(RawObject(members))

@@ -402,7 +402,7 @@ mod tests {
             ("missing field", "rules:\n- {namespaces: [a], serviceAccounts: [a], providers: [a]}", "missing field `paths`"),
             ("placeholder", "rules:\n- {namespaces: [a], serviceAccounts: [a], providers: [a], paths: ['{pod}']}", "unknown placeholder"),
             ("star in front", "rules:\n- {namespaces: ['*a'], serviceAccounts: [a], providers: [a], paths: [a]}", "name pattern"),
-            ("not YAML", "rules: [", "line 1"),
+            ("not YAML", "rules: [", "line 2"),
         ];
         for (case, text, want) in cases {
             let error = Policy::parse([("p.yaml", text)]).expect_err(case);

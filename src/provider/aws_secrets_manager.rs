@@ -294,7 +294,7 @@ fn classify(code: &str, status: u16, message: &str) -> Failure {
 fn has_credentials_error(error: &(dyn Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
-        if error.is::<aws_sdk_secretsmanager::config::CredentialsError>() {
+        if error.is::<aws_credential_types::provider::error::CredentialsError>() {
             return true;
         }
         next = error.source();

@@ -50,7 +50,7 @@ type Flight = BoxFuture<'static, Outcome>;
 struct Entered {
     id: u64,
     seen_through: Timestamp,
-    flight: WeakShared<Flight>,
+    flight: Option<WeakShared<Flight>>,
 }
 
 /// The fetches that are under way.
@@ -102,7 +102,7 @@ impl InFlight {
 
     fn board(&self, key: &FetchKey, not_older_than: Timestamp, start: &impl Fn() -> (Timestamp, Fetch)) -> Boarded {
         match self.flights.entry(key.clone()) {
-            Entry::Occupied(mut entry) => match entry.get().flight.upgrade() {
+            Entry::Occupied(mut entry) => match entry.get().flight.as_ref().and_then(WeakShared::upgrade) {
                 Some(flight) if entry.get().seen_through >= not_older_than => Boarded::On(flight),
                 Some(flight) => Boarded::TooOld(flight),
                 None => {
@@ -146,8 +146,8 @@ impl InFlight {
         let entered = Entered {
             id,
             seen_through,
-            // A flight that nobody has polled yet can always be downgraded.
-            flight: flight.downgrade().unwrap_or_default(),
+            // Only a flight that has ended cannot be downgraded.
+            flight: flight.downgrade(),
         };
         (entered, flight)
     }

@@ -1,0 +1,254 @@
+//! The policy as it lies on disk: read at start, and again whenever it changes.
+//!
+//! The kubelet delivers a changed ConfigMap by swapping a symbolic link, up to 90 s after the change. The files are
+//! small, so they are read once a second and compared by digest; there is nothing that could miss a change.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::Duration,
+};
+
+use sha2::{Digest, Sha256};
+
+use crate::{
+    changes::Changes,
+    error::chain,
+    metrics::Metrics,
+    policy::{Policy, PolicyError},
+};
+
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// The policy cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PolicyFileError {
+    /// It cannot be read.
+    #[error("--policy-file (JASM_POLICY_FILE) {path} cannot be read: a file, or a folder of files, is allowed")]
+    Unreadable {
+        /// What was to be read.
+        path: String,
+        /// Why it could not be.
+        source: io::Error,
+    },
+    /// It is not a policy.
+    #[error(transparent)]
+    Invalid(#[from] PolicyError),
+}
+
+/// What lay on disk, and its digest.
+struct Snapshot {
+    files: Vec<(String, String)>,
+    sha256: String,
+}
+
+/// The policy in force.
+#[derive(Debug)]
+pub struct PolicyFile {
+    path: PathBuf,
+    current: RwLock<Arc<Policy>>,
+    /// The digest of what was read last, good or broken, so that each content is judged once.
+    seen: Mutex<String>,
+    metrics: Arc<Metrics>,
+    changes: Arc<Changes>,
+}
+
+impl PolicyFile {
+    /// Reads the policy: a file, or all files of a folder that do not begin with a dot, in the order of their names.
+    /// Where there is none, everything is denied until there is.
+    ///
+    /// # Errors
+    /// [`PolicyFileError`] where it is there and cannot be used.
+    pub fn load(path: &Path, metrics: Arc<Metrics>, changes: Arc<Changes>) -> Result<Self, PolicyFileError> {
+        let snapshot = read(path)?;
+        let policy = parse(&snapshot)?;
+        metrics.policy(&snapshot.sha256);
+        metrics.policy_reload(true);
+        log_policy(path, &policy, &snapshot);
+        Ok(Self {
+            path: path.to_owned(),
+            current: RwLock::new(Arc::new(policy)),
+            seen: Mutex::new(snapshot.sha256),
+            metrics,
+            changes,
+        })
+    }
+
+    /// The policy in force.
+    pub fn current(&self) -> Arc<Policy> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes over every change, until dropped. What is broken is logged once, and the last good policy stays in force.
+    pub async fn watch(&self) {
+        loop {
+            tokio::time::sleep(PERIOD).await;
+            self.reload();
+        }
+    }
+
+    fn reload(&self) {
+        let snapshot = match read(&self.path) {
+            Ok(snapshot) => snapshot,
+            Err(error) => return self.refuse("unreadable".to_owned(), &error),
+        };
+        if !self.is_news(&snapshot.sha256) {
+            return;
+        }
+        match parse(&snapshot) {
+            Ok(policy) => {
+                log_policy(&self.path, &policy, &snapshot);
+                *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+                self.metrics.policy(&snapshot.sha256);
+                self.metrics.policy_reload(true);
+                self.changes.announce();
+            }
+            Err(error) => self.refuse(snapshot.sha256, &error),
+        }
+    }
+
+    fn refuse(&self, digest: String, error: &PolicyFileError) {
+        self.metrics.policy_reload(false);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if *seen != digest {
+            tracing::error!(error = %chain(error), "the changed policy cannot be used; the last good one stays in force");
+            *seen = digest;
+        }
+    }
+}
+
+impl PolicyFile {
+    fn is_news(&self, digest: &str) -> bool {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if *seen == digest {
+            return false;
+        }
+        digest.clone_into(&mut seen);
+        true
+    }
+}
+
+fn parse(snapshot: &Snapshot) -> Result<Policy, PolicyFileError> {
+    let files = snapshot.files.iter().map(|(name, text)| (name.as_str(), text.as_str()));
+    Ok(Policy::parse(files)?)
+}
+
+fn log_policy(path: &Path, policy: &Policy, snapshot: &Snapshot) {
+    let (rules, files) = (policy.len(), snapshot.files.len());
+    tracing::info!(path = %path.display(), files, rules, sha256 = %snapshot.sha256, "policy in force");
+    if policy.is_empty() {
+        tracing::warn!(path = %path.display(), "the policy has no rule: every request is denied");
+    }
+}
+
+/// The digest is that of the text (as `sha256sum` gives it); of several files, that of their texts one after another.
+fn read(path: &Path) -> Result<Snapshot, PolicyFileError> {
+    let files = read_files(path).map_err(|source| PolicyFileError::Unreadable { path: path.display().to_string(), source })?;
+    let mut hasher = Sha256::new();
+    for (_, text) in &files {
+        hasher.update(text);
+    }
+    let sha256 = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(Snapshot { files, sha256 })
+}
+
+fn read_files(path: &Path) -> io::Result<Vec<(String, String)>> {
+    let file = |path: &Path| fs::read_to_string(path).map(|text| (path.display().to_string(), text));
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+        Ok(meta) if !meta.is_dir() => Ok(vec![file(path)?]),
+        Ok(_) => {
+            let mut paths: Vec<PathBuf> = fs::read_dir(path)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
+            // Names with a dot in front are the kubelet's own (`..data`), or an editor's.
+            paths.retain(|path| path.is_file() && !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".")));
+            paths.sort();
+            paths.iter().map(|path| file(path)).collect()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULE: &str = "rules: [{namespaces: [a], serviceAccounts: ['*'], providers: [p], paths: ['**']}]\n";
+
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new() -> Self {
+            let path = std::env::temp_dir().join(format!("jasm-policy-{}-{:x}", std::process::id(), fastrand::u64(..)));
+            fs::create_dir(&path).expect("a folder");
+            Self(path)
+        }
+
+        fn write(&self, name: &str, text: &str) {
+            fs::write(self.0.join(name), text).expect("a file");
+        }
+
+        fn load(&self, name: &str) -> Result<PolicyFile, PolicyFileError> {
+            PolicyFile::load(&self.0.join(name), Arc::default(), Arc::default())
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn absent_denies_all_until_it_appears() {
+        let folder = Folder::new();
+        let policy = folder.load("policy.yaml").expect("absent is allowed");
+        assert!(policy.current().is_empty());
+        folder.write("policy.yaml", RULE);
+        policy.reload();
+        assert_eq!((policy.current().len(), policy.changes.count()), (1, 1));
+        policy.reload();
+        assert_eq!(policy.changes.count(), 1, "the same content is no change");
+    }
+
+    #[test]
+    fn broken_keeps_the_last_good_policy_and_shows_in_the_metrics() {
+        let folder = Folder::new();
+        folder.write("policy.yaml", RULE);
+        let policy = folder.load("policy.yaml").expect("good");
+        folder.write("policy.yaml", "rules: [{namespaces: [a]}]");
+        policy.reload();
+        assert_eq!((policy.current().len(), policy.changes.count()), (1, 0));
+        assert!(policy.metrics.render().contains("jasm_policy_last_reload_successful 0"));
+        folder.write("policy.yaml", RULE);
+        policy.reload();
+        assert!(policy.metrics.render().contains("jasm_policy_last_reload_successful 1"));
+    }
+
+    #[test]
+    fn broken_at_the_start_is_an_error_that_names_the_file() {
+        let folder = Folder::new();
+        folder.write("policy.yaml", "rules: 3");
+        let error = folder.load("policy.yaml").expect_err("broken");
+        assert!(error.to_string().contains("policy.yaml"), "{error}");
+    }
+
+    #[test]
+    fn a_folder_is_all_its_files_but_the_hidden_ones() {
+        let folder = Folder::new();
+        folder.write("a.yaml", RULE);
+        folder.write("b.yaml", RULE);
+        folder.write(".hidden", "rules: 3");
+        assert_eq!(folder.load("").expect("good").current().len(), 2);
+    }
+
+    #[test]
+    fn the_metric_shows_what_sha256sum_would() {
+        let folder = Folder::new();
+        folder.write("policy.yaml", "rules: []\n");
+        let policy = folder.load("policy.yaml").expect("good");
+        let text = policy.metrics.render();
+        let sha256sum = "e0dfa70eb69d47fe9cb2be8a4fcd53e74cf7fe26fcbb1f06912b57a9c028e4e0";
+        assert!(text.contains(&format!("jasm_policy_info{{sha256=\"{sha256sum}\"}} 1")), "{text}");
+    }
+}

@@ -1,0 +1,272 @@
+//! What has become of each request of each pod on this node: done, or waiting until when.
+//!
+//! It is what makes a status change of a pod cost nothing, and what `/readyz` and `jasm_requests_waiting` tell.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use kube::runtime::controller::Action;
+use tokio::time::Instant;
+
+use crate::{
+    error::{Reason, Retry, SyncError},
+    pod::PodView,
+    request::{RequestError, SecretRequest},
+};
+
+/// A pod that waits is told again after so long, whatever the reason.
+const TELL_AGAIN: Duration = Duration::from_secs(30 * 60);
+
+/// One thing that a pod's annotation asks for, or the reason why it asks for nothing.
+pub type Ask = Result<SecretRequest, RequestError>;
+
+/// An [`Ask`] whose time has come.
+#[derive(Debug)]
+pub struct Due {
+    /// What is asked for.
+    pub ask: Ask,
+    /// Whether the pod was there before the agent.
+    pub replayed: bool,
+    /// How often it was tried before, in vain.
+    pub failures: u32,
+    /// The changes that were known when it became due.
+    changes: u64,
+}
+
+/// What to do about a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verdict {
+    /// Whether the pod's owner is to be told (again).
+    pub tell: bool,
+    /// When it is tried again.
+    pub retry_in: Duration,
+}
+
+/// Every pod of the node that asks for something.
+#[derive(Debug, Default)]
+pub struct Progress(Mutex<Pods>);
+
+#[derive(Debug, Default)]
+struct Pods {
+    by_uid: HashMap<String, Pod>,
+    /// Those of the list that is being read.
+    listed: HashSet<String>,
+    /// Those of the first list whose first attempt has not begun.
+    unbegun: HashSet<String>,
+    first_list_done: bool,
+}
+
+#[derive(Debug, Default)]
+struct Pod {
+    replayed: bool,
+    asks: HashMap<Ask, State>,
+}
+
+#[derive(Debug)]
+enum State {
+    Done,
+    Waiting(Waiting),
+}
+
+#[derive(Debug)]
+struct Waiting {
+    reason: Reason,
+    action: &'static str,
+    retry: Retry,
+    delays: Delays,
+    failures: u32,
+    changes: u64,
+    next_at: Instant,
+    told_at: Instant,
+}
+
+impl Progress {
+    /// A list of all pods begins.
+    pub fn list_began(&self) {
+        self.pods().listed.clear();
+    }
+
+    /// A pod of that list.
+    pub fn listed(&self, pod: &PodView) {
+        let mut pods = self.pods();
+        pods.listed.insert(pod.uid().to_owned());
+        if pod.asks().is_some() {
+            if !pods.first_list_done {
+                pods.unbegun.insert(pod.uid().to_owned());
+            }
+            pods.by_uid.entry(pod.uid().to_owned()).or_insert_with(|| Pod { replayed: true, ..Pod::default() });
+        }
+    }
+
+    /// That list is complete: what is not in it is gone.
+    pub fn list_ended(&self) {
+        let pods = &mut *self.pods();
+        let listed = std::mem::take(&mut pods.listed);
+        pods.by_uid.retain(|uid, _| listed.contains(uid));
+        pods.unbegun.retain(|uid| listed.contains(uid));
+        pods.first_list_done = true;
+    }
+
+    /// A pod is gone, or asks for nothing any more.
+    pub fn forget(&self, uid: &str) {
+        let mut pods = self.pods();
+        pods.by_uid.remove(uid);
+        pods.unbegun.remove(uid);
+    }
+
+    /// Whether the first list is done and work on each of its pods has begun.
+    pub fn is_ready(&self) -> bool {
+        let pods = self.pods();
+        pods.first_list_done && pods.unbegun.is_empty()
+    }
+
+    /// Takes what the pod asks for now, forgets what it no longer asks for, and gives what is to be worked on.
+    pub fn due(&self, pod: &PodView, asks: Vec<Ask>, changes: u64) -> Vec<Due> {
+        let now = Instant::now();
+        let mut pods = self.pods();
+        pods.unbegun.remove(pod.uid());
+        let pod = pods.by_uid.entry(pod.uid().to_owned()).or_default();
+        pod.asks.retain(|ask, _| asks.contains(ask));
+        let replayed = pod.replayed;
+        asks.into_iter()
+            .filter_map(|ask| {
+                let failures = match pod.asks.get(&ask) {
+                    None => 0,
+                    Some(State::Waiting(waiting)) if waiting.is_due(now, changes) => waiting.failures,
+                    Some(_) => return None,
+                };
+                Some(Due { ask, replayed, failures, changes })
+            })
+            .collect()
+    }
+
+    /// A request was served. Says whether the pod's owner is to be told.
+    pub fn done(&self, pod: &PodView, due: Due) -> bool {
+        // A pod that runs was told by the agent before this one, or had what it needs all along.
+        let tell = !(due.replayed && due.failures == 0 && pod.is_running());
+        if let Some(pod) = self.pods().by_uid.get_mut(pod.uid()) {
+            pod.asks.insert(due.ask, State::Done);
+        }
+        tell
+    }
+
+    /// A request failed.
+    pub fn failed(&self, pod: &PodView, due: Due, error: &SyncError) -> Verdict {
+        let now = Instant::now();
+        let mut pods = self.pods();
+        let before = pods.by_uid.get_mut(pod.uid()).and_then(|pod| pod.asks.remove(&due.ask));
+        let (waiting, verdict) = Waiting::after(before, &due, error, now);
+        // A pod that vanished meanwhile is not brought back.
+        if let Some(pod) = pods.by_uid.get_mut(pod.uid()) {
+            pod.asks.insert(due.ask, State::Waiting(waiting));
+        }
+        verdict
+    }
+
+    /// When the pod is to be looked at again.
+    pub fn next(&self, pod: &PodView) -> Action {
+        let pods = self.pods();
+        let states = pods.by_uid.get(pod.uid()).into_iter().flat_map(|pod| pod.asks.values());
+        let next = states.filter_map(|state| match state {
+            State::Done => None,
+            State::Waiting(waiting) => Some(waiting.next_at),
+        });
+        next.min().map_or_else(Action::await_change, |at| Action::requeue(at.saturating_duration_since(Instant::now())))
+    }
+
+    /// How many requests wait, by reason.
+    pub fn waiting(&self) -> BTreeMap<Reason, i64> {
+        let mut counts = BTreeMap::new();
+        for state in self.pods().by_uid.values().flat_map(|pod| pod.asks.values()) {
+            if let State::Waiting(waiting) = state {
+                *counts.entry(waiting.reason).or_default() += 1;
+            }
+        }
+        counts
+    }
+
+    fn pods(&self) -> MutexGuard<'_, Pods> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiting {
+    fn is_due(&self, now: Instant, changes: u64) -> bool {
+        now >= self.next_at || (self.retry == Retry::OnChange && changes != self.changes)
+    }
+
+    fn after(before: Option<State>, due: &Due, error: &SyncError, now: Instant) -> (Self, Verdict) {
+        let (reason, action, retry) = (error.reason(), error.action(), error.retry());
+        let before = match before {
+            Some(State::Waiting(waiting)) => Some(waiting),
+            Some(State::Done) | None => None,
+        };
+        let told_at = before
+            .as_ref()
+            .filter(|before| (before.reason, before.action) == (reason, action))
+            .map(|before| before.told_at)
+            .filter(|told_at| now < *told_at + TELL_AGAIN);
+        let mut delays = match before {
+            Some(before) if before.retry == retry => before.delays,
+            _ => Delays::new(retry),
+        };
+        let retry_in = delays.next();
+        let verdict = Verdict { tell: told_at.is_none(), retry_in };
+        let waiting = Self {
+            reason,
+            action,
+            retry,
+            delays,
+            failures: due.failures.saturating_add(1),
+            changes: due.changes,
+            next_at: now + retry_in,
+            told_at: told_at.unwrap_or(now),
+        };
+        (waiting, verdict)
+    }
+}
+
+/// The pauses between attempts, by class of error.
+struct Delays {
+    steps: Box<dyn Iterator<Item = Duration> + Send>,
+    least: f64,
+}
+
+impl Delays {
+    fn new(retry: Retry) -> Self {
+        let seconds = Duration::from_secs_f64;
+        let doubling = |from: f64, to: f64| {
+            let builder = ExponentialBuilder::new().with_factor(2.0).with_min_delay(seconds(from)).with_max_delay(seconds(to));
+            Box::new(builder.without_max_times().build())
+        };
+        // Full jitter where a store or the API server is in trouble, half where somebody has to act first.
+        let (steps, least): (Box<dyn Iterator<Item = Duration> + Send>, f64) = match retry {
+            Retry::Transient => (doubling(0.2, 30.0), 0.0),
+            Retry::Absent => (doubling(30.0, 600.0), 0.5),
+            Retry::Denied => (doubling(300.0, 1800.0), 0.5),
+            Retry::Foreign => (doubling(300.0, 300.0), 0.5),
+            // Not for the change, which comes by itself, but to tell the pod's owner again.
+            Retry::OnChange => (Box::new(std::iter::repeat(TELL_AGAIN)), 1.0),
+            Retry::Held => {
+                let steps = [5.0, 15.0, 30.0].into_iter().chain(std::iter::repeat(60.0));
+                (Box::new(steps.map(Duration::from_secs_f64)), 1.0)
+            }
+        };
+        Self { steps, least }
+    }
+
+    fn next(&mut self) -> Duration {
+        let step = self.steps.next().unwrap_or(TELL_AGAIN);
+        step.mul_f64(self.least + (1.0 - self.least) * fastrand::f64())
+    }
+}
+
+impl std::fmt::Debug for Delays {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Delays").finish_non_exhaustive()
+    }
+}

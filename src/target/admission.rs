@@ -1,0 +1,163 @@
+//! Whether the shipped admission policies are in force. Without them the agent writes nothing.
+//!
+//! Four dry-run writes, each of which exactly one policy must refuse, by name. They go to the agent's own namespace and
+//! are sent with `dryRun=All`, so that they change nothing even where the policies are gone.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::future::join_all;
+use tokio::sync::{Notify, watch};
+
+use super::{
+    NODE, PROBE, SOURCE,
+    api::Secrets,
+    body::SecretBody,
+    error::TargetError,
+    reply::refusing_policy,
+};
+use crate::{changes::Changes, metrics::Metrics};
+
+/// How the names of all shipped policies begin.
+pub(super) const POLICY_PREFIX: &str = "jasm-agent-";
+/// The policy that answers probes.
+pub(super) const OWNERSHIP: &str = "jasm-agent-ownership";
+const SHAPE: &str = "jasm-agent-shape";
+const NODES: &str = "jasm-agent-node";
+const NAMESPACES: &str = "jasm-agent-namespaces";
+
+/// The one name that the policies let pass in the agent's own namespace, in dry runs.
+const CHECK: &str = "jasm-admission-check";
+const CHECK_ELSEWHERE: &str = "jasm-admission-check-namespaces";
+const NO_SUCH_NODE: &str = "jasm-no-such-node";
+
+/// Between checks while all is well.
+const PERIOD: Duration = Duration::from_secs(10 * 60);
+/// Between checks while it is not: from the first to the second, doubling.
+const RECHECK: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum State {
+    /// Not checked yet.
+    Unknown,
+    Enforced,
+    Missing(&'static str),
+    /// Never seen to be enforced, and the check itself fails.
+    Unchecked(String),
+}
+
+/// Watches over the policies.
+pub struct Admission {
+    secrets: Secrets,
+    own_namespace: String,
+    node: String,
+    state: watch::Sender<State>,
+    doubt: Notify,
+    metrics: Arc<Metrics>,
+    changes: Arc<Changes>,
+}
+
+impl Admission {
+    pub(super) fn new(
+        secrets: Secrets,
+        own_namespace: String,
+        node: String,
+        metrics: Arc<Metrics>,
+        changes: Arc<Changes>,
+    ) -> Self {
+        metrics.admission_enforced(false);
+        let (state, doubt) = (watch::Sender::new(State::Unknown), Notify::new());
+        Self { secrets, own_namespace, node, state, doubt, metrics, changes }
+    }
+
+    /// Whether every policy was in force when last checked.
+    pub fn is_enforced(&self) -> bool {
+        *self.state.borrow() == State::Enforced
+    }
+
+    /// Checks now, every 10 minutes, and every few seconds while something is wrong. Never ends.
+    pub async fn watch(&self) {
+        let mut pause = RECHECK.0;
+        loop {
+            self.enter(self.check().await);
+            if self.is_enforced() {
+                pause = RECHECK.0;
+                let _ = tokio::time::timeout(PERIOD, self.doubt.notified()).await;
+            } else {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RECHECK.1);
+            }
+        }
+    }
+
+    /// Waits for the first check, and says whether writes are allowed.
+    pub(super) async fn enforced(&self) -> Result<(), TargetError> {
+        let mut state = self.state.subscribe();
+        let known = state.wait_for(|state| *state != State::Unknown).await;
+        match known.as_deref() {
+            Ok(State::Enforced) => Ok(()),
+            Ok(State::Missing(policy)) => Err(TargetError::AdmissionMissing { policy }),
+            Ok(State::Unchecked(why)) => Err(TargetError::AdmissionUnchecked { why: why.clone() }),
+            // Unknown was waited for, and the sender lives as long as we do.
+            Ok(State::Unknown) | Err(_) => Err(TargetError::AdmissionUnchecked { why: "no check has ended".to_owned() }),
+        }
+    }
+
+    /// A probe was accepted: the ownership policy is gone, whatever the last check said.
+    pub(super) fn probe_was_accepted(&self) -> TargetError {
+        self.enter(State::Missing(OWNERSHIP));
+        self.doubt.notify_one();
+        TargetError::AdmissionMissing { policy: OWNERSHIP }
+    }
+
+    fn enter(&self, found: State) {
+        let enforced_before = self.is_enforced();
+        // A check that fails says nothing about the policies; the writes would fail the same way.
+        if enforced_before && matches!(found, State::Unchecked(_)) {
+            tracing::warn!(state = ?found, "the admission policies could not be checked; the last check stands");
+            return;
+        }
+        let changed = self.state.send_if_modified(|state| std::mem::replace(state, found.clone()) != found);
+        self.metrics.admission_enforced(self.is_enforced());
+        if !changed {
+            return;
+        }
+        match &found {
+            State::Enforced => tracing::info!("all admission policies are in force"),
+            State::Missing(policy) => tracing::error!(
+                policy,
+                "an admission policy is not in force: the agent writes nothing until it is back; apply rbac/ (policy and binding)"
+            ),
+            State::Unknown | State::Unchecked(_) => {
+                tracing::error!(state = ?found, "the admission policies could not be checked: the agent writes nothing");
+            }
+        }
+        self.changes.announce();
+    }
+
+    async fn check(&self) -> State {
+        let valid = |name| {
+            SecretBody::new(&self.own_namespace, name).annotate(SOURCE, "v1:check:check").annotate(NODE, &self.node)
+        };
+        let checks = [
+            (OWNERSHIP, valid(CHECK).annotate(PROBE, "true")),
+            (SHAPE, valid(CHECK).label("jasm.codnod.io/check", "shape")),
+            (NODES, valid(CHECK).annotate(NODE, NO_SUCH_NODE)),
+            (NAMESPACES, valid(CHECK_ELSEWHERE)),
+        ];
+        let verdicts = join_all(checks.into_iter().map(|(policy, body)| self.verdict(policy, body))).await;
+        let missing = verdicts.iter().find(|state| matches!(state, State::Missing(_)));
+        let worst = missing.or_else(|| verdicts.iter().find(|state| **state != State::Enforced));
+        worst.cloned().unwrap_or(State::Enforced)
+    }
+
+    async fn verdict(&self, policy: &'static str, body: SecretBody<'_>) -> State {
+        match self.secrets.check(&self.own_namespace, body).await {
+            Ok((200..300, _)) => State::Missing(policy),
+            Ok((403, status)) if refusing_policy(&status) == Some(policy) => State::Enforced,
+            Ok((code, status)) => {
+                State::Unchecked(format!("the check of {policy} got HTTP {code}: {}", status.said()))
+            }
+            Err(error) => State::Unchecked(crate::error::chain(&error)),
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Requests for Secrets. The one place that names a Secret's URL: the namespace is the pod's, by type.
+//!
+//! RBAC: `create` and `update` on secrets, and no other verb.
+
+use std::time::Duration;
+
+use http::{Method, Request, header};
+use http_body_util::{BodyExt, Limited};
+use kube::{Client, client::Body};
+
+use super::{
+    body::SecretBody,
+    error::TargetError,
+    reply::{Reply, Status, Verb, classify, read_status},
+};
+use crate::{pod::PodNamespace, request::SecretName};
+
+/// Replies carry no data; what is longer is not read.
+const MAX_REPLY_BYTES: usize = 64 * 1024;
+/// For the body of a reply; the wait for its head is bounded by the client.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Asks for metadata only in place of the stored object.
+const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+
+/// A Secret by namespace and name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Target {
+    pub(super) namespace: PodNamespace,
+    pub(super) name: SecretName,
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Whether the API server stores what it is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    Store,
+    DryRun,
+}
+
+/// Sends Secrets.
+#[derive(Clone)]
+pub(super) struct Secrets {
+    client: Client,
+}
+
+impl Secrets {
+    pub(super) fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// Writes a Secret, or tries to.
+    pub(super) async fn send(&self, verb: Verb, mode: Mode, target: &Target, body: SecretBody<'_>) -> Reply {
+        let url = match verb {
+            Verb::Create => url(target.namespace.as_str(), None, mode),
+            Verb::Update => url(target.namespace.as_str(), Some(target.name.as_str()), mode),
+        };
+        match self.exchange(verb, url, body).await {
+            Ok((code, status)) => classify(verb, code, status, &target.to_string()),
+            Err(error) => Reply::Refused(error),
+        }
+    }
+
+    /// A dry run in the agent's own namespace: code and message, for the admission check.
+    pub(super) async fn check(&self, own_namespace: &str, body: SecretBody<'_>) -> Result<(u16, Status), TargetError> {
+        self.exchange(Verb::Create, url(own_namespace, None, Mode::DryRun), body).await
+    }
+
+    async fn exchange(&self, verb: Verb, url: String, body: SecretBody<'_>) -> Result<(u16, Status), TargetError> {
+        let method = match verb {
+            Verb::Create => Method::POST,
+            Verb::Update => Method::PUT,
+        };
+        let request = Request::builder()
+            .method(method)
+            .uri(url)
+            .header(header::ACCEPT, METADATA_ONLY)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Body::from(body.into_bytes()))
+            .map_err(unreachable)?;
+        let reply = self.client.send(request).await.map_err(unreachable)?;
+        let code = reply.status().as_u16();
+        let read = Limited::new(reply.into_body(), MAX_REPLY_BYTES).collect();
+        let status = match tokio::time::timeout(REPLY_TIMEOUT, read).await {
+            Ok(Ok(body)) => read_status(&body.to_bytes()),
+            // The head has told most of it already.
+            Ok(Err(_)) | Err(_) => Status::default(),
+        };
+        Ok((code, status))
+    }
+}
+
+fn url(namespace: &str, name: Option<&str>, mode: Mode) -> String {
+    let name = name.map(|name| format!("/{name}")).unwrap_or_default();
+    let query = if mode == Mode::DryRun { "?dryRun=All" } else { "" };
+    format!("/api/v1/namespaces/{namespace}/secrets{name}{query}")
+}
+
+fn unreachable(error: impl Into<crate::error::BoxError>) -> TargetError {
+    TargetError::Unreachable { source: error.into() }
+}

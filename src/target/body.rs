@@ -1,0 +1,162 @@
+//! The Secret as JSON, written once into memory that is zeroized.
+
+use std::collections::BTreeMap;
+
+use base64::{display::Base64Display, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use serde::{Serialize, Serializer, ser::SerializeMap};
+use zeroize::Zeroizing;
+
+use crate::mapping::SecretData;
+
+/// The marker: what makes a Secret ours, for code and admission policies alike.
+const MARKER: (&str, &str) = ("jasm.codnod.io/managed-by", "jasm");
+/// For people and tools that look for the recommended label.
+const RECOMMENDED: (&str, &str) = ("app.kubernetes.io/managed-by", "jasm");
+/// The longest annotation value that the admission policies read back, in bytes.
+const MAX_VALUE_BYTES: usize = 1024;
+/// More than everything that is not data.
+const ENVELOPE_BYTES: usize = 16 * 1024;
+
+/// A Secret on its way to the API server.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct SecretBody<'a> {
+    api_version: &'static str,
+    kind: &'static str,
+    r#type: &'static str,
+    metadata: Metadata<'a>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "in_base64")]
+    data: Option<&'a SecretData>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata<'a> {
+    name: &'a str,
+    namespace: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resource_version: Option<&'a str>,
+    labels: BTreeMap<&'a str, &'a str>,
+    annotations: BTreeMap<&'static str, String>,
+}
+
+impl<'a> SecretBody<'a> {
+    /// An Opaque Secret without data, marked as ours.
+    pub(super) fn new(namespace: &'a str, name: &'a str) -> Self {
+        Self {
+            api_version: "v1",
+            kind: "Secret",
+            r#type: "Opaque",
+            metadata: Metadata {
+                name,
+                namespace,
+                resource_version: None,
+                labels: BTreeMap::from([MARKER, RECOMMENDED]),
+                annotations: BTreeMap::new(),
+            },
+            data: None,
+        }
+    }
+
+    pub(super) fn label(mut self, key: &'a str, value: &'a str) -> Self {
+        self.metadata.labels.insert(key, value);
+        self
+    }
+
+    pub(super) fn annotate(mut self, key: &'static str, value: &str) -> Self {
+        self.metadata.annotations.insert(key, printable(value));
+        self
+    }
+
+    pub(super) fn data(mut self, data: &'a SecretData) -> Self {
+        self.data = Some(data);
+        self
+    }
+
+    /// Only the Secret in exactly this state may be replaced.
+    pub(super) fn replacing(mut self, resource_version: Option<&'a str>) -> Self {
+        self.metadata.resource_version = resource_version;
+        self
+    }
+
+    /// How many bytes the JSON takes at most; the limit that memory is reserved for.
+    pub(super) fn max_bytes(data: &SecretData) -> usize {
+        let entry = |(key, value): (&str, &[u8])| key.len() + value.len().div_ceil(3) * 4 + 8;
+        ENVELOPE_BYTES + data.iter().map(entry).sum::<usize>()
+    }
+
+    /// The JSON. Its memory is allocated once, so that no copy stays behind, and zeroized in the end.
+    pub(super) fn into_bytes(self) -> Bytes {
+        let mut json = Zeroizing::new(Vec::with_capacity(self.data.map_or(ENVELOPE_BYTES, Self::max_bytes)));
+        // Writing texts into memory cannot fail.
+        let written = serde_json::to_writer(&mut *json, &self);
+        debug_assert!(written.is_ok());
+        Bytes::from_owner(json)
+    }
+}
+
+fn in_base64<S: Serializer>(data: &Option<&SecretData>, serializer: S) -> Result<S::Ok, S::Error> {
+    struct Encoded<'a>(&'a [u8]);
+    impl Serialize for Encoded<'_> {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.collect_str(&Base64Display::new(self.0, &STANDARD))
+        }
+    }
+    let mut map = serializer.serialize_map(None)?;
+    for (key, value) in data.iter().flat_map(|data| data.iter()) {
+        map.serialize_entry(key, &Encoded(value))?;
+    }
+    map.end()
+}
+
+/// A value as the probe can give it back: printable ASCII without blanks, everything else as `%XX`, cut to 1,024 bytes.
+pub(super) fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        let plain = byte.is_ascii_graphic() && byte != b'%';
+        if shown.len() + if plain { 1 } else { 3 } > MAX_VALUE_BYTES {
+            break;
+        }
+        if plain {
+            shown.push(char::from(byte));
+        } else {
+            shown.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{mapping, secret_value::SecretPayload};
+
+    #[test]
+    fn the_object_has_our_labels_and_the_data_in_base64() {
+        let data = mapping::map(&SecretPayload::new(br#"{"a":"hunter2","b":""}"#.to_vec(), "v")).expect("data");
+        let body = SecretBody::new("ns", "app").annotate("k", "a b").data(&data).replacing(Some("7")).into_bytes();
+        let got: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
+        let want = serde_json::json!({
+            "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+            "metadata": {
+                "name": "app", "namespace": "ns", "resourceVersion": "7",
+                "labels": {"jasm.codnod.io/managed-by": "jasm", "app.kubernetes.io/managed-by": "jasm"},
+                "annotations": {"k": "a%20b"},
+            },
+            "data": {"a": "aHVudGVyMg==", "b": ""},
+        });
+        assert_eq!(got, want);
+        assert!(body.len() <= SecretBody::max_bytes(&data));
+    }
+
+    #[test]
+    fn values_are_printable_and_bounded() {
+        let cases = [("plain", "plain"), ("a b\n", "a%20b%0A"), ("100%", "100%25"), ("\u{e9}", "%C3%A9")];
+        for (text, want) in cases {
+            assert_eq!(printable(text), want);
+        }
+        assert_eq!(printable(&"x".repeat(5000)).len(), MAX_VALUE_BYTES);
+        assert_eq!(printable(&" ".repeat(5000)).len(), MAX_VALUE_BYTES - 1, "never half an escape");
+    }
+}

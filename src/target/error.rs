@@ -1,0 +1,224 @@
+//! Why a Secret was not written, in the words of the pod's owner.
+
+use crate::{
+    error::{BoxError, Reason, Retry},
+    workload::Workload,
+};
+
+/// Why the API server holds no Secret as the pod asked.
+#[derive(Debug, thiserror::Error)]
+pub enum TargetError {
+    /// A Secret of that name lacks our marker.
+    #[error(
+        "Secret {target} exists and is not managed by JASM, so it is left alone: choose another secretName, or delete \
+         that Secret"
+    )]
+    NotOurs {
+        /// Namespace and name.
+        target: String,
+    },
+    /// Another workload holds the name with another source.
+    #[error(
+        "Secret {target} is held by {holder} with another source: choose another secretName; the name is free once that \
+         workload is gone"
+    )]
+    HeldByOther {
+        /// Namespace and name.
+        target: String,
+        /// Who holds it.
+        holder: Workload,
+    },
+    /// Two pods of one workload, created in the same second, ask for different sources.
+    #[error(
+        "Secret {target} was asked for with two sources by pods of one workload in the same second, and the first one \
+         stays: give each source a secretName of its own, or restart this pod"
+    )]
+    Tie {
+        /// Namespace and name.
+        target: String,
+    },
+    /// A newer release wrote a source id that this one cannot read.
+    #[error("Secret {target} was written by a newer release of JASM and is left alone: update the agent on this node")]
+    NewerRelease {
+        /// Namespace and name.
+        target: String,
+    },
+    /// The Secret is ours, but cannot be changed any more.
+    #[error("Secret {target} is marked immutable, so it keeps its old value: delete it, and it is made anew")]
+    Immutable {
+        /// Namespace and name.
+        target: String,
+    },
+    /// The Secret is ours, but of another type, which the API server never changes.
+    #[error("Secret {target} has another type, which cannot be changed: delete it, and it is made anew")]
+    TypeDiffers {
+        /// Namespace and name.
+        target: String,
+    },
+    /// RBAC.
+    #[error(
+        "the agent may not {verb} {resource} in this namespace: an operator has to apply the ClusterRole jasm-agent and \
+         its binding (rbac/)"
+    )]
+    Rbac {
+        /// The missing verb.
+        verb: String,
+        /// The resource in question.
+        resource: String,
+    },
+    /// The API server does not accept the agent's token.
+    #[error("the API server does not accept the agent's token: check that the agent's ServiceAccount and pod still exist")]
+    Unauthenticated,
+    /// One of our own policies.
+    #[error(
+        "JASM's admission policy {policy} refused the write of Secret {target} ({said}): an operator has to apply rbac/ \
+         of the agent's own release"
+    )]
+    OwnPolicy {
+        /// Namespace and name.
+        target: String,
+        /// Which policy.
+        policy: String,
+        /// Its message, which our own manifests wrote.
+        said: String,
+    },
+    /// Somebody else's policy or webhook.
+    #[error("{by} refused the write of Secret {target}: ask the cluster's operators to let the agent write it")]
+    Forbidden {
+        /// Namespace and name.
+        target: String,
+        /// Policy or webhook, by name.
+        by: String,
+        /// What it said.
+        #[source]
+        source: BoxError,
+    },
+    /// The namespace may hold no more.
+    #[error("the ResourceQuota of the namespace leaves no room for Secret {target}: raise it, or delete what is not needed")]
+    Quota {
+        /// Namespace and name.
+        target: String,
+    },
+    /// The API server calls the object invalid.
+    #[error("the API server calls Secret {target} invalid at {fields}: check the source's keys and the annotation")]
+    Invalid {
+        /// Namespace and name.
+        target: String,
+        /// Paths of the fields in question.
+        fields: String,
+    },
+    /// The probe of a Secret of ours gave nothing readable.
+    #[error("Secret {target} could not be probed: check that rbac/ is of the agent's own release, or delete the Secret")]
+    Unreadable {
+        /// Namespace and name.
+        target: String,
+    },
+    /// The API server is overloaded or failing.
+    #[error("the API server did not take the write of Secret {target} (HTTP {code}); the agent retries with backoff")]
+    Busy {
+        /// Namespace and name.
+        target: String,
+        /// HTTP status.
+        code: u16,
+        /// What it said.
+        #[source]
+        source: BoxError,
+    },
+    /// No answer.
+    #[error("the API server did not answer; the agent retries with backoff")]
+    Unreachable {
+        /// What happened.
+        #[source]
+        source: BoxError,
+    },
+    /// One of our policies is missing from the cluster.
+    #[error(
+        "admission policy {policy} is not in force, and without it the agent writes nothing: an operator has to apply \
+         rbac/ (policy and binding)"
+    )]
+    AdmissionMissing {
+        /// Which one.
+        policy: &'static str,
+    },
+    /// Whether our policies are in force could not be found out since the agent started.
+    #[error("the agent cannot tell whether its admission policies are in force, and until then writes nothing: {why}")]
+    AdmissionUnchecked {
+        /// What stands in the way.
+        why: String,
+    },
+    /// Others changed the Secret each time that the agent was about to.
+    #[error("Secret {target} is being changed by others; the agent retries with backoff")]
+    LostRace {
+        /// Namespace and name.
+        target: String,
+    },
+}
+
+impl TargetError {
+    /// The reason on the Event.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::NotOurs { .. }
+            | Self::HeldByOther { .. }
+            | Self::Tie { .. }
+            | Self::NewerRelease { .. }
+            | Self::Immutable { .. }
+            | Self::TypeDiffers { .. } => Reason::SecretConflict,
+            Self::Rbac { .. }
+            | Self::Unauthenticated
+            | Self::OwnPolicy { .. }
+            | Self::Forbidden { .. }
+            | Self::Quota { .. }
+            | Self::Invalid { .. }
+            | Self::Unreadable { .. }
+            | Self::Busy { .. }
+            | Self::Unreachable { .. }
+            | Self::AdmissionMissing { .. }
+            | Self::AdmissionUnchecked { .. }
+            | Self::LostRace { .. } => Reason::SecretWriteFailed,
+        }
+    }
+
+    /// When to try again.
+    pub fn retry(&self) -> Retry {
+        match self {
+            // Admission is evaluated again as soon as the policies are back.
+            Self::Tie { .. } | Self::AdmissionMissing { .. } | Self::AdmissionUnchecked { .. } => Retry::OnChange,
+            Self::HeldByOther { .. } => Retry::Held,
+            Self::NotOurs { .. } | Self::NewerRelease { .. } | Self::Immutable { .. } | Self::TypeDiffers { .. } => {
+                Retry::Foreign
+            }
+            Self::OwnPolicy { .. } | Self::Forbidden { .. } | Self::Invalid { .. } | Self::Unreadable { .. } => Retry::Denied,
+            Self::Quota { .. } => Retry::Absent,
+            Self::Rbac { .. }
+            | Self::Unauthenticated
+            | Self::Busy { .. }
+            | Self::Unreachable { .. }
+            | Self::LostRace { .. } => Retry::Transient,
+        }
+    }
+
+    /// What failed, finer than the reason.
+    pub fn action(&self) -> &'static str {
+        match self {
+            Self::NotOurs { .. } => "WriteNotOurs",
+            Self::HeldByOther { .. } => "WriteHeldByOther",
+            Self::Tie { .. } => "WriteTie",
+            Self::NewerRelease { .. } => "WriteNewerRelease",
+            Self::Immutable { .. } => "WriteImmutable",
+            Self::TypeDiffers { .. } => "WriteTypeDiffers",
+            Self::Rbac { .. } => "WriteRbac",
+            Self::Unauthenticated => "WriteUnauthenticated",
+            Self::OwnPolicy { .. } => "WriteOwnPolicy",
+            Self::Forbidden { .. } => "WriteForbidden",
+            Self::Quota { .. } => "WriteQuota",
+            Self::Invalid { .. } => "WriteInvalid",
+            Self::Unreadable { .. } => "WriteUnreadable",
+            Self::Busy { .. } => "WriteBusy",
+            Self::Unreachable { .. } => "WriteUnreachable",
+            Self::AdmissionMissing { .. } => "WriteAdmissionMissing",
+            Self::AdmissionUnchecked { .. } => "WriteAdmissionUnchecked",
+            Self::LostRace { .. } => "WriteLostRace",
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! What a Secret says of itself, and what follows from it. Pure.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::{clock::ApiClock, workload::Workload};
+
+/// The source ids that this release can read.
+const KNOWN_SOURCE: &str = "v1:";
+
+/// The metadata of a Secret of ours, as a probe told it. An empty or unreadable value counts as absent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Held {
+    pub(super) resource_version: String,
+    pub(super) source: String,
+    pub(super) synced_through: Option<Timestamp>,
+    pub(super) spec_since: Option<Timestamp>,
+    pub(super) workload: Option<Workload>,
+    pub(super) version: String,
+}
+
+impl Held {
+    /// Reads the message of the policy `jasm-agent-ownership`: `rv=.. source=.. through=.. since=.. workload=.. version=..`.
+    /// `None` where there is no resourceVersion, without which nothing can be changed safely.
+    pub(super) fn parse(message: &str) -> Option<Self> {
+        let field = |name: &str| {
+            let pairs = message.split(' ').filter_map(|pair| pair.split_once('='));
+            pairs.filter(|(key, _)| *key == name).map(|(_, value)| value).next().unwrap_or_default()
+        };
+        Some(Self {
+            resource_version: Some(field("rv")).filter(|rv| !rv.is_empty())?.to_owned(),
+            source: field("source").to_owned(),
+            synced_through: field("through").parse().ok(),
+            spec_since: field("since").parse().ok(),
+            workload: Workload::parse(field("workload")),
+            version: field("version").to_owned(),
+        })
+    }
+
+    /// The same with times that lie ahead of the API server's clock taken out: those are not ours.
+    pub(super) fn believed(mut self, clock: &ApiClock) -> Self {
+        self.synced_through = clock.believe(self.synced_through);
+        self.spec_since = clock.believe(self.spec_since);
+        self
+    }
+}
+
+/// What one pod wants of a Secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wish {
+    pub(super) source: String,
+    pub(super) reference: Timestamp,
+    pub(super) workload: Workload,
+}
+
+/// What to do about a Secret that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Decision {
+    /// It holds what the pod asks for, new enough.
+    Fresh,
+    /// The same source, but a value that may be older than the pod.
+    Refresh,
+    /// Another source, and the name is this pod's to take.
+    TakeOver,
+    /// A newer pod of the same workload asked for another source.
+    Superseded,
+    /// A pod of the same workload, of the same second, asked for another source.
+    Tie,
+    /// Another workload's name, as far as names tell.
+    OtherWorkload(Workload),
+    /// A source id from the future.
+    NewerRelease,
+}
+
+/// Decides by the rules of the write protocol (README: "Two pods, one Secret name").
+pub(super) fn decide(held: &Held, wish: &Wish, freshness: Duration) -> Decision {
+    if held.source == wish.source {
+        return if is_fresh(held, wish, freshness) { Decision::Fresh } else { Decision::Refresh };
+    }
+    if !held.source.is_empty() && !held.source.starts_with(KNOWN_SOURCE) {
+        return Decision::NewerRelease;
+    }
+    match &held.workload {
+        Some(holder) if *holder != wish.workload => Decision::OtherWorkload(holder.clone()),
+        Some(_) => by_age(held, wish),
+        None => Decision::TakeOver,
+    }
+}
+
+/// Between pods of one workload the newest spec wins, and a tie stays.
+pub(super) fn by_age(held: &Held, wish: &Wish) -> Decision {
+    match held.spec_since.map(|since| wish.reference.cmp(&since)) {
+        None | Some(std::cmp::Ordering::Greater) => Decision::TakeOver,
+        Some(std::cmp::Ordering::Equal) => Decision::Tie,
+        Some(std::cmp::Ordering::Less) => Decision::Superseded,
+    }
+}
+
+fn is_fresh(held: &Held, wish: &Wish, freshness: Duration) -> bool {
+    held.synced_through
+        .and_then(|through| through.checked_add(freshness).ok())
+        .is_some_and(|until| until >= wish.reference)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn second(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("a time")
+    }
+
+    fn deployment(name: &str) -> Workload {
+        Workload::parse(&format!("apps/Deployment/{name}")).expect("a workload")
+    }
+
+    fn held() -> Held {
+        Held {
+            resource_version: "7".into(),
+            source: "v1:aws:/a".into(),
+            synced_through: Some(second(100)),
+            spec_since: Some(second(90)),
+            workload: Some(deployment("web")),
+            version: "v".into(),
+        }
+    }
+
+    fn wish() -> Wish {
+        Wish { source: "v1:aws:/a".into(), reference: second(100), workload: deployment("web") }
+    }
+
+    #[test]
+    fn a_probe_message_is_read_field_by_field() {
+        let text = "rv=7 source=v1:aws:/a?b=c through=1970-01-01T00:01:40Z since=1970-01-01T00:01:30Z workload=apps/Deployment/web version=v";
+        assert_eq!(Held::parse(text), Some(Held { source: "v1:aws:/a?b=c".into(), ..held() }));
+        let bare = Held::parse("rv=7 source= through=x since= workload= version=").expect("with a resourceVersion");
+        assert_eq!((bare.synced_through, bare.spec_since, bare.workload), (None, None, None));
+        for broken in ["", "rv=", "source=v1:x", "nonsense"] {
+            assert_eq!(Held::parse(broken), None, "{broken:?}");
+        }
+    }
+
+    #[test]
+    fn a_time_ahead_of_the_api_server_is_not_ours() {
+        let clock = ApiClock::default();
+        clock.observe("Thu, 01 Jan 1970 00:01:30 GMT");
+        let believed = held().believed(&clock);
+        assert_eq!((believed.synced_through, believed.spec_since), (None, Some(second(90))));
+    }
+
+    #[test]
+    fn what_follows_from_what_is_there() {
+        type Change = fn(&mut Held, &mut Wish);
+        let cases: &[(&str, Change, Decision)] = &[
+            ("same source, same second", |_, _| {}, Decision::Fresh),
+            ("same source, newer pod", |_, wish| wish.reference = second(101), Decision::Refresh),
+            ("same source, other workload", |held, _| held.workload = Some(deployment("x")), Decision::Fresh),
+            ("never synced", |held, _| held.synced_through = None, Decision::Refresh),
+            (
+                "newer pod, same workload, other source",
+                |held, wish| {
+                    held.source = "v1:aws:/b".into();
+                    wish.reference = second(91);
+                },
+                Decision::TakeOver,
+            ),
+            (
+                "same second, same workload, other source",
+                |held, wish| {
+                    held.source = "v1:aws:/b".into();
+                    wish.reference = second(90);
+                },
+                Decision::Tie,
+            ),
+            (
+                "older pod, same workload, other source",
+                |held, wish| {
+                    held.source = "v1:aws:/b".into();
+                    wish.reference = second(89);
+                },
+                Decision::Superseded,
+            ),
+            (
+                "other workload, other source",
+                |held, _| {
+                    held.source = "v1:aws:/b".into();
+                    held.workload = Some(deployment("x"));
+                },
+                Decision::OtherWorkload(deployment("x")),
+            ),
+            (
+                "no holder, other source",
+                |held, _| {
+                    held.source = "v1:aws:/b".into();
+                    held.workload = None;
+                },
+                Decision::TakeOver,
+            ),
+            (
+                "no source at all",
+                |held, _| {
+                    held.source = String::new();
+                    held.spec_since = None;
+                },
+                Decision::TakeOver,
+            ),
+            ("newer release", |held, _| held.source = "v2:aws:/a".into(), Decision::NewerRelease),
+        ];
+        for (case, change, want) in cases {
+            let (mut held, mut wish) = (held(), wish());
+            change(&mut held, &mut wish);
+            assert_eq!(decide(&held, &wish, Duration::ZERO), *want, "case: {case}");
+        }
+    }
+
+    #[test]
+    fn freshness_lets_a_value_be_older_than_the_pod() {
+        let wish = Wish { reference: second(160), ..wish() };
+        assert_eq!(decide(&held(), &wish, Duration::from_secs(60)), Decision::Fresh);
+        assert_eq!(decide(&held(), &wish, Duration::from_secs(59)), Decision::Refresh);
+        assert_eq!(decide(&held(), &wish, Duration::MAX), Decision::Refresh, "no overflow");
+    }
+}

@@ -1,0 +1,308 @@
+//! The write protocol: the only module that writes Secrets.
+//!
+//! probe -> decide -> value -> create or replace, and again from the probe when somebody was faster. The agent holds
+//! `create` and `update` on Secrets and reads none: a probe is a dry-run `PUT` that an admission policy always refuses,
+//! with the metadata of the Secret in its message.
+//!
+//! | Secret | calls |
+//! |---|---|
+//! | absent | probe, fetch, POST |
+//! | fresh | probe |
+//! | stale, or another source of ours | probe, fetch, PUT |
+//! | a lost race | one more probe and write, at most five times |
+
+mod admission;
+mod api;
+mod body;
+mod error;
+mod held;
+mod reply;
+mod turns;
+
+use std::{future::Future, pin::Pin, sync::Arc, task::Poll, time::Duration};
+
+use futures::future::{MaybeDone, maybe_done, poll_fn};
+use jiff::Timestamp;
+use kube::Client;
+
+pub use admission::Admission;
+pub use error::TargetError;
+
+use self::{
+    api::{Mode, Secrets, Target},
+    body::SecretBody,
+    held::{Decision, Held, Wish, by_age, decide},
+    reply::{Reply, Verb},
+    turns::{Seen, Turns},
+};
+use crate::{
+    changes::Changes,
+    clock::ApiClock,
+    error::SyncError,
+    limits::ByteBudget,
+    mapping::SecretData,
+    metrics::Metrics,
+    pod::PodView,
+    policy::AdmittedRequest,
+    workload::{self, Workload},
+};
+
+const SOURCE: &str = "jasm.codnod.io/source";
+const SOURCE_PATH: &str = "jasm.codnod.io/source-path";
+const SOURCE_VERSION: &str = "jasm.codnod.io/source-version";
+const SYNCED_AT: &str = "jasm.codnod.io/synced-at";
+const SYNCED_THROUGH: &str = "jasm.codnod.io/synced-through";
+const SPEC_SINCE: &str = "jasm.codnod.io/spec-since";
+const WORKLOAD: &str = "jasm.codnod.io/workload";
+const NODE: &str = "jasm.codnod.io/node";
+const PROBE: &str = "jasm.codnod.io/probe";
+
+/// The first try and five lost races.
+const TRIES: usize = 6;
+
+/// What is to be in a Secret.
+#[derive(Debug)]
+pub struct Value {
+    /// All keys of one version.
+    pub data: SecretData,
+    /// The store's id of that version.
+    pub version: String,
+    /// The newest pod that the agent had seen before it asked the store.
+    pub seen_through: Timestamp,
+}
+
+/// How a request ended well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The Secret is new.
+    Created,
+    /// The Secret was replaced.
+    Updated,
+    /// It was there, new enough.
+    Fresh,
+    /// A newer pod of the same workload wants something else under this name.
+    Superseded,
+    /// The namespace goes, and the pod with it.
+    NamespaceGone,
+}
+
+/// When the value may be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Urgency {
+    /// A pod that is starting: together with the probe where that is likely to be of use.
+    Starting,
+    /// A pod that was there before the agent: only if the probe shows the need.
+    Replayed,
+}
+
+/// Where and how Secrets are written.
+pub struct Targets {
+    client: Client,
+    secrets: Secrets,
+    admission: Arc<Admission>,
+    clock: Arc<ApiClock>,
+    bodies: ByteBudget,
+    turns: Turns,
+    node: String,
+    freshness: Duration,
+}
+
+/// What `Targets` is made for.
+#[derive(Debug)]
+pub struct TargetConfig {
+    /// The node whose name the writes carry.
+    pub node: String,
+    /// The agent's own namespace, where admission is checked.
+    pub own_namespace: String,
+    /// How much older than its pod a value may be.
+    pub freshness: Duration,
+}
+
+impl Targets {
+    /// RBAC: `create` and `update` on secrets; see [`workload`] for the reads behind a disputed name.
+    pub fn new(
+        client: Client,
+        config: TargetConfig,
+        clock: Arc<ApiClock>,
+        metrics: Arc<Metrics>,
+        changes: Arc<Changes>,
+    ) -> Self {
+        let TargetConfig { node, own_namespace, freshness } = config;
+        let secrets = Secrets::new(client.clone());
+        let admission = Arc::new(Admission::new(secrets.clone(), own_namespace, node.clone(), metrics, changes));
+        let (bodies, turns) = (ByteBudget::for_bodies(), Turns::default());
+        Self { client, secrets, admission, clock, bodies, turns, node, freshness }
+    }
+
+    /// The watch over the admission policies.
+    pub fn admission(&self) -> Arc<Admission> {
+        Arc::clone(&self.admission)
+    }
+
+    /// Makes the pod's Secret hold what was admitted. `value` is asked for at most once, and only if it is needed.
+    ///
+    /// # Errors
+    /// [`TargetError`], or whatever `value` ended with. What was there before stays as it was.
+    pub async fn apply(
+        &self,
+        pod: &PodView,
+        admitted: &AdmittedRequest,
+        urgency: Urgency,
+        value: impl Future<Output = Result<Value, SyncError>>,
+    ) -> Result<Outcome, SyncError> {
+        self.admission.enforced().await?;
+        let target = Target { namespace: pod.namespace(), name: admitted.request().secret_name.clone() };
+        let mut wish = Wish {
+            source: body::printable(&admitted.request().source_id()),
+            reference: pod.reference_time(),
+            workload: Workload::by_name(pod),
+        };
+        let (mut turn, alone) = self.turns.take(&target).await;
+        let early = urgency == Urgency::Starting && alone && self.freshness.is_zero() && !is_known_fresh(&turn, &wish);
+        let (mut value, mut ready) = (std::pin::pin!(maybe_done(value)), None);
+        for _ in 0..TRIES {
+            let meanwhile = (early && ready.is_none()).then_some(value.as_mut());
+            let held = beside(self.probe(&target), meanwhile).await?;
+            let held = match held {
+                Found::Absent => None,
+                Found::NamespaceGone => return Ok(Outcome::NamespaceGone),
+                Found::Ours(held) => {
+                    if let Some(outcome) = self.settle(pod, &target, &held, &mut wish).await? {
+                        *turn = held.synced_through.map(|through| Seen { source: held.source, through });
+                        return Ok(outcome);
+                    }
+                    Some(held)
+                }
+            };
+            if ready.is_none() {
+                value.as_mut().await;
+                ready = value.as_mut().take_output().transpose()?;
+            }
+            let Some(ready) = &ready else { break };
+            if let Some(outcome) = self.write(&target, admitted, &wish, held.as_ref(), ready).await? {
+                *turn = Some(Seen { source: wish.source, through: ready.seen_through });
+                return Ok(outcome);
+            }
+        }
+        Err(TargetError::LostRace { target: target.to_string() }.into())
+    }
+
+    /// What is there, without a right to read.
+    async fn probe(&self, target: &Target) -> Result<Found, TargetError> {
+        let body = SecretBody::new(target.namespace.as_str(), target.name.as_str())
+            .annotate(PROBE, "true")
+            .annotate(SOURCE, "v1:probe:probe")
+            .annotate(NODE, &self.node);
+        match self.secrets.send(Verb::Update, Mode::DryRun, target, body).await {
+            Reply::Ours(held) => Ok(Found::Ours(held.believed(&self.clock))),
+            Reply::Absent => Ok(Found::Absent),
+            Reply::NamespaceGone => Ok(Found::NamespaceGone),
+            Reply::Accepted => Err(self.admission.probe_was_accepted()),
+            Reply::Refused(error) => Err(error),
+            Reply::Exists | Reply::Changed => Err(TargetError::LostRace { target: target.to_string() }),
+        }
+    }
+
+    /// `Some` where nothing is to be written. Asks who the workloads are only where names alone would refuse the pod.
+    async fn settle(
+        &self,
+        pod: &PodView,
+        target: &Target,
+        held: &Held,
+        wish: &mut Wish,
+    ) -> Result<Option<Outcome>, TargetError> {
+        let decision = match decide(held, wish, self.freshness) {
+            Decision::OtherWorkload(holder) => {
+                wish.workload = workload::verified(&self.client, pod).await.map_err(unread)?;
+                if wish.workload == holder {
+                    by_age(held, wish)
+                } else if workload::exists(&self.client, &target.namespace, &holder).await.map_err(unread)? {
+                    Decision::OtherWorkload(holder)
+                } else {
+                    Decision::TakeOver
+                }
+            }
+            decision => decision,
+        };
+        let target = || target.to_string();
+        match decision {
+            Decision::Fresh => Ok(Some(Outcome::Fresh)),
+            Decision::Superseded => Ok(Some(Outcome::Superseded)),
+            Decision::Refresh | Decision::TakeOver => Ok(None),
+            Decision::Tie => Err(TargetError::Tie { target: target() }),
+            Decision::OtherWorkload(holder) => Err(TargetError::HeldByOther { target: target(), holder }),
+            Decision::NewerRelease => Err(TargetError::NewerRelease { target: target() }),
+        }
+    }
+
+    /// Creates, or replaces exactly what the probe saw. `None`: somebody was faster.
+    async fn write(
+        &self,
+        target: &Target,
+        admitted: &AdmittedRequest,
+        wish: &Wish,
+        held: Option<&Held>,
+        value: &Value,
+    ) -> Result<Option<Outcome>, TargetError> {
+        let same_source = held.filter(|held| held.source == wish.source);
+        let since = same_source.and_then(|held| held.spec_since).map_or(wish.reference, |since| since.max(wish.reference));
+        let workload = same_source.and_then(|held| held.workload.as_ref()).unwrap_or(&wish.workload);
+        let verb = if held.is_some() { Verb::Update } else { Verb::Create };
+        let _reserved = self.bodies.reserve(SecretBody::max_bytes(&value.data)).await;
+        let body = SecretBody::new(target.namespace.as_str(), target.name.as_str())
+            .annotate(SOURCE, &wish.source)
+            .annotate(SOURCE_PATH, &admitted.request().remote.path)
+            .annotate(SOURCE_VERSION, &value.version)
+            .annotate(SYNCED_AT, &self.clock.now().to_string())
+            .annotate(SYNCED_THROUGH, &value.seen_through.to_string())
+            .annotate(SPEC_SINCE, &since.to_string())
+            .annotate(WORKLOAD, &workload.to_string())
+            .annotate(NODE, &self.node)
+            .data(&value.data)
+            .replacing(held.map(|held| held.resource_version.as_str()));
+        match self.secrets.send(verb, Mode::Store, target, body).await {
+            Reply::Accepted if verb == Verb::Create => Ok(Some(Outcome::Created)),
+            Reply::Accepted => Ok(Some(Outcome::Updated)),
+            Reply::Exists | Reply::Changed | Reply::Absent => Ok(None),
+            Reply::NamespaceGone => Ok(Some(Outcome::NamespaceGone)),
+            Reply::Refused(error) => Err(error),
+            // Only a probe is answered like this.
+            Reply::Ours(_) => Err(TargetError::Unreadable { target: target.to_string() }),
+        }
+    }
+}
+
+enum Found {
+    Ours(Held),
+    Absent,
+    NamespaceGone,
+}
+
+type PinnedValue<'a, V> = Pin<&'a mut MaybeDone<V>>;
+
+/// Waits for `probe` and, beside it, gets on with the value.
+async fn beside<T, V: Future>(probe: impl Future<Output = T>, mut value: Option<PinnedValue<'_, V>>) -> T {
+    let mut probe = std::pin::pin!(probe);
+    poll_fn(|context| {
+        if let Some(value) = &mut value {
+            // It keeps its output until it is asked for.
+            let _: Poll<()> = value.as_mut().poll(context);
+        }
+        probe.as_mut().poll(context)
+    })
+    .await
+}
+
+fn is_known_fresh(seen: &Option<Seen>, wish: &Wish) -> bool {
+    seen.as_ref().is_some_and(|seen| seen.source == wish.source && seen.through >= wish.reference)
+}
+
+/// A read behind a disputed name failed.
+fn unread(error: kube::Error) -> TargetError {
+    match error {
+        kube::Error::Api(status) if status.code == 403 => {
+            TargetError::Rbac { verb: "get".to_owned(), resource: "the pod's workload".to_owned() }
+        }
+        error => TargetError::Unreachable { source: error.into() },
+    }
+}
