@@ -1,9 +1,53 @@
-//! JASM: puts external secrets where pods ask for them.
-#![warn(missing_docs)]
+//! JASM puts external secrets where pods ask for them by annotation, before the kubelet looks.
+//!
+//! One agent runs on every node and serves the pods bound to it:
+//!
+//! ```text
+//! watch -> request -> policy -> fresh? -> provider (in_flight) -> mapping -> write -> report
+//! ```
+//!
+//! | module | does | may do IO |
+//! |---|---|---|
+//! | [`agent`] | wiring, from start to end | starts everything |
+//! | [`config`] | flags and environment, checked once | no |
+//! | [`telemetry`] | log lines on stderr | logs |
+//! | [`metrics`], [`probe`] | what is counted; `/livez /readyz /healthz /metrics` | listens |
+//! | [`kubernetes`] | the client of the API server | connects |
+//! | [`pod`] | `PodView`, the few fields of a Pod that are read | no |
+//! | [`watch`] | the one watch on the node's pods | watch |
+//! | [`reconcile`] | the steps; read it first | calls the steps |
+//! | [`progress`] | what is done and what waits until when | no |
+//! | [`annotations`], [`request`] | annotation text to `SecretRequest`s, strict | no |
+//! | [`policy`] | who may have what; the only way to an `AdmittedRequest` | no |
+//! | [`policy_file`] | the policy on disk, reloaded on change | reads files |
+//! | [`workload`] | the top owner of a pod | GET metadata |
+//! | [`provider`] | the stores, one adapter each; one fetch per key at a time | stores |
+//! | [`secret_value`] | a value that is zeroized and never printed | no |
+//! | [`mapping`] | value to Secret data | no |
+//! | [`target`] | the write protocol | writes Secrets |
+//! | [`report`] | an outcome as log line, metric and Event | writes Events |
+//! | [`error`] | why a sync failed, under which reason, when to try again | no |
+//! | [`changes`], [`clock`], [`limits`] | what wakes waiters; the API server's time; bytes held | no |
+//!
+//! # Invariants
+//!
+//! 1. Policy runs per request, before anything is shared. A fetch's key is identity, instance, path and version: a value
+//!    is never shared across identities.
+//! 2. Only [`target`] and [`report`] write to the API server; only [`provider`] talks to stores; [`request`], [`policy`]
+//!    and [`mapping`] touch neither IO, clock nor log.
+//! 3. No error, span, Event or label can hold a payload. Text that a store or an SDK wrote lives only in an error's
+//!    `source`: it may reach a log line, never an Event or a label.
+//! 4. An unknown or malformed annotation denies that request and says so on the pod; it never means a default.
+//! 5. The Secret's namespace is the pod's, by type: [`pod::PodNamespace`] comes from a pod and from nothing else.
+//! 6. No `DashMap` guard lives across an `.await`; only `provider/in_flight.rs` names it.
+//! 7. No mutable globals, no registration by magic: wiring stands in [`agent`] and `provider/registry.rs`.
+//! 8. A store's or a policy's trouble never deletes, empties or shrinks a Secret that is there.
 
+pub mod agent;
 pub mod annotations;
 pub mod changes;
 pub mod clock;
+pub mod config;
 pub mod error;
 pub mod kubernetes;
 pub mod limits;
@@ -12,9 +56,14 @@ pub mod metrics;
 pub mod pod;
 pub mod policy;
 pub mod policy_file;
+pub mod probe;
 pub mod progress;
 pub mod provider;
+pub mod reconcile;
+pub mod report;
 pub mod request;
 pub mod secret_value;
 pub mod target;
+pub mod telemetry;
+pub mod watch;
 pub mod workload;

@@ -1,1 +1,51 @@
-fn main(){}
+//! `jasm-agent`: reads flags, starts, runs, and says with its exit code how it ended.
+
+use std::{
+    io::{Write, stderr, stdout},
+    process::ExitCode,
+};
+
+use clap::Parser;
+use jasm::{
+    agent,
+    config::{Config, Flags},
+    error::chain,
+    telemetry,
+};
+
+/// Configuration that cannot be used.
+const MISUSE: u8 = 2;
+
+fn main() -> ExitCode {
+    let config = match Config::try_from(Flags::parse()) {
+        Ok(config) => config,
+        Err(error) => return end(&error),
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return end(&error),
+    };
+    // Fails only where one is installed already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    runtime.block_on(async {
+        if config.check {
+            return match agent::check(&config).await {
+                Ok(found) => {
+                    let _ = writeln!(stdout(), "{found}");
+                    ExitCode::SUCCESS
+                }
+                Err(error) => end(&error),
+            };
+        }
+        telemetry::start(config.log_format, config.log_level);
+        match agent::run(config).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => end(&error),
+        }
+    })
+}
+
+fn end(error: &(dyn std::error::Error + 'static)) -> ExitCode {
+    let _ = writeln!(stderr(), "jasm-agent: {}", chain(error));
+    ExitCode::from(MISUSE)
+}

@@ -86,6 +86,19 @@ pub enum Outcome {
     NamespaceGone,
 }
 
+impl Outcome {
+    /// As it stands in logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Updated => "updated",
+            Self::Fresh => "fresh",
+            Self::Superseded => "superseded",
+            Self::NamespaceGone => "namespace_gone",
+        }
+    }
+}
+
 /// When the value may be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Urgency {

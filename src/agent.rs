@@ -1,0 +1,188 @@
+//! Wiring: everything that runs in an agent, from start to end.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use futures::FutureExt;
+use kube::Client;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    changes::Changes,
+    clock::{ApiClock, SeenClock},
+    config::Config,
+    error::BoxError,
+    kubernetes::{self, ConnectError},
+    metrics::Metrics,
+    policy_file::{PolicyFile, PolicyFileError},
+    probe::{self, Heartbeat, Probes},
+    progress::Progress,
+    provider::{ProvidersError, Registry, read_instances},
+    reconcile::Context,
+    report::Reporter,
+    target::{Admission, TargetConfig, Targets},
+    watch,
+};
+
+/// How long what is under way may go on after SIGTERM.
+const FINISH: Duration = Duration::from_secs(5);
+/// How long Events that are queued by then may take.
+const SEND_THE_REST: Duration = Duration::from_secs(2);
+
+/// The agent cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The policy is there and cannot be used.
+    #[error(transparent)]
+    Policy(#[from] PolicyFileError),
+    /// The providers file is there and cannot be used.
+    #[error(transparent)]
+    Providers(#[from] ProvidersError),
+    /// An instance cannot be built from its settings.
+    #[error("--providers-file (JASM_PROVIDERS_FILE): {0}")]
+    Instance(String),
+    /// No way to the API server.
+    #[error(transparent)]
+    Kubernetes(#[from] ConnectError),
+    /// The address of the probes cannot be used.
+    #[error("--listen (JASM_LISTEN) {address} cannot be used: choose a free address of this machine")]
+    Listen {
+        /// The address.
+        address: String,
+        /// Why not.
+        source: BoxError,
+    },
+}
+
+/// What the configuration names, read and checked.
+struct Parts {
+    metrics: Arc<Metrics>,
+    changes: Arc<Changes>,
+    policy: Arc<PolicyFile>,
+    registry: Arc<Registry>,
+}
+
+impl Parts {
+    async fn read(config: &Config) -> Result<Self, StartError> {
+        let (metrics, changes) = (Arc::new(Metrics::default()), Arc::new(Changes::default()));
+        let policy = PolicyFile::load(&config.policy_file, Arc::clone(&metrics), Arc::clone(&changes))?;
+        let instances = read_instances(&config.providers_file)?;
+        let registry = Registry::new(instances, Arc::clone(&metrics)).await.map_err(StartError::Instance)?;
+        Ok(Self { metrics, changes, policy: Arc::new(policy), registry: Arc::new(registry) })
+    }
+}
+
+/// Checks everything that can be checked without a request, and says what it found in one line.
+///
+/// # Errors
+/// [`StartError`], as the agent would end with.
+pub async fn check(config: &Config) -> Result<String, StartError> {
+    let parts = Parts::read(config).await?;
+    let providers: Vec<&str> = parts.registry.catalogue().names().collect();
+    Ok(format!(
+        "the configuration is valid: {} policy rules, providers {}",
+        parts.policy.current().len(),
+        providers.join(", ")
+    ))
+}
+
+/// Runs until SIGTERM or SIGINT; then takes no more work, and finishes what is under way within 5 s.
+///
+/// # Errors
+/// [`StartError`]; once started it only ends by a signal.
+pub async fn run(config: Config) -> Result<(), StartError> {
+    let parts = Parts::read(&config).await?;
+    let clock = Arc::new(ApiClock::default());
+    let client = kubernetes::connect(Arc::clone(&clock)).await?;
+    let server = probe::bind(config.listen).map_err(|error| listen_error(config.listen, error))?;
+
+    let (reporter, events) = Reporter::new(client.clone(), &config.node_name, Arc::clone(&parts.metrics));
+    let context = Arc::new(context(&parts, &config, client.clone(), clock, reporter));
+    let (admission, heartbeat) = (context.targets.admission(), Arc::new(Heartbeat::default()));
+    serve_probes(server, &parts, &context, &heartbeat, &admission, config.listen)?;
+    let sending = tokio::spawn(events.run());
+    tracing::info!(node = config.node_name, version = env!("CARGO_PKG_VERSION"), "the agent starts");
+
+    let stop = stop_signal().boxed().shared();
+    let work = watch::run(client, &config.node_name, context, stop.clone());
+    // In one task, so that a panic in any of them ends the program, and the kubelet starts it again.
+    tokio::select! {
+        () = work => {}
+        () = give_up_after(stop) => tracing::warn!("ending with work under way: it took more than {FINISH:?}"),
+        _ = futures::future::join4(admission.watch(), parts.policy.watch(), heartbeat.beat(), parts.registry.warm_up()) => {}
+    }
+    // The last reporter went with the work, so that the queue ends once it is empty.
+    if tokio::time::timeout(SEND_THE_REST, sending).await.is_err() {
+        tracing::warn!("ending with Events that were not sent");
+    }
+    tracing::info!("the agent ends");
+    Ok(())
+}
+
+fn context(parts: &Parts, config: &Config, client: Client, clock: Arc<ApiClock>, reporter: Reporter) -> Context {
+    let target = TargetConfig {
+        node: config.node_name.clone(),
+        own_namespace: client.default_namespace().to_owned(),
+        freshness: config.freshness,
+    };
+    Context {
+        policy: Arc::clone(&parts.policy),
+        registry: Arc::clone(&parts.registry),
+        targets: Targets::new(client, target, clock, Arc::clone(&parts.metrics), Arc::clone(&parts.changes)),
+        reporter,
+        progress: Arc::new(Progress::default()),
+        changes: Arc::clone(&parts.changes),
+        seen: SeenClock::default(),
+        freshness: config.freshness,
+    }
+}
+
+fn serve_probes(
+    server: tiny_http::Server,
+    parts: &Parts,
+    context: &Context,
+    heartbeat: &Arc<Heartbeat>,
+    admission: &Arc<Admission>,
+    address: std::net::SocketAddr,
+) -> Result<(), StartError> {
+    let (waiting, progress) = (Arc::clone(&context.progress), Arc::clone(&context.progress));
+    let (metrics, admission) = (Arc::clone(&parts.metrics), Arc::clone(admission));
+    let probes = Probes {
+        heartbeat: Arc::clone(heartbeat),
+        unready: Box::new(move || unready(&admission, &progress)),
+        metrics: Box::new(move || {
+            metrics.waiting(waiting.waiting());
+            metrics.render()
+        }),
+    };
+    probe::serve(server, probes).map_err(|error| listen_error(address, error))
+}
+
+/// What keeps the agent from being ready. A refusal in one namespace never does.
+fn unready(admission: &Admission, progress: &Progress) -> Option<&'static str> {
+    if !admission.is_enforced() {
+        return Some("the admission policies of rbac/ are not known to be in force; the agent's log says which");
+    }
+    (!progress.is_ready()).then_some("the first list of the node's pods is not worked through yet")
+}
+
+fn listen_error(address: std::net::SocketAddr, error: std::io::Error) -> StartError {
+    StartError::Listen { address: address.to_string(), source: error.into() }
+}
+
+/// Ends at SIGTERM or SIGINT.
+fn stop_signal() -> impl Future<Output = ()> + Send + 'static {
+    let (term, interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    async move {
+        let (Ok(mut term), Ok(mut interrupt)) = (term, interrupt) else {
+            // Without handlers the kernel's own apply, which end the program at once.
+            return futures::future::pending().await;
+        };
+        futures::future::select(Box::pin(term.recv()), Box::pin(interrupt.recv())).await;
+        tracing::info!("stopping: no more work is taken, what is under way is finished");
+    }
+}
+
+async fn give_up_after(stop: impl Future<Output = ()>) {
+    stop.await;
+    tokio::time::sleep(FINISH).await;
+}

@@ -1,0 +1,177 @@
+//! Flags and environment, checked once.
+
+use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+
+use clap::{Parser, Subcommand};
+use tracing::Level;
+
+use crate::telemetry::LogFormat;
+
+/// Puts external secrets where pods ask for them by annotation.
+#[derive(Debug, Parser)]
+#[command(name = "jasm-agent", version, about)]
+pub struct Flags {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// The node whose pods are served [required]
+    #[arg(long, env = "NODE_NAME", global = true, value_name = "NAME", hide_env_values = true)]
+    node_name: Option<String>,
+    /// Policy: a file, or a folder of files; absent = everything is denied
+    #[arg(long, env = "JASM_POLICY_FILE", global = true, value_name = "PATH", default_value = "/etc/jasm/policy.yaml")]
+    policy_file: PathBuf,
+    /// Provider instances; absent = the defaults, set up by the environment
+    #[arg(long, env = "JASM_PROVIDERS_FILE", global = true, value_name = "PATH", default_value = "/etc/jasm/providers.yaml")]
+    providers_file: PathBuf,
+    /// Address of probes and metrics
+    #[arg(long, env = "JASM_LISTEN", global = true, value_name = "IP:PORT", default_value = "0.0.0.0:8080")]
+    listen: String,
+    /// How much older than its pod a value may be, as in 60s or 5m; at most 24h
+    #[arg(long, env = "JASM_FRESHNESS", global = true, value_name = "DURATION", default_value = "0s")]
+    freshness: String,
+    /// Log lines: json or text
+    #[arg(long, env = "JASM_LOG_FORMAT", global = true, value_name = "FORMAT", default_value = "json")]
+    log_format: String,
+    /// Log level: error, warn, info, debug or trace
+    #[arg(long, env = "JASM_LOG_LEVEL", global = true, value_name = "LEVEL", default_value = "info")]
+    log_level: String,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+enum Command {
+    /// Checks flags, policy and providers, and exits
+    Check,
+}
+
+/// The checked configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Only check the configuration.
+    pub check: bool,
+    /// The node whose pods are served.
+    pub node_name: String,
+    /// A file or a folder of files.
+    pub policy_file: PathBuf,
+    /// A file.
+    pub providers_file: PathBuf,
+    /// Of probes and metrics.
+    pub listen: SocketAddr,
+    /// How much older than its pod a value may be.
+    pub freshness: Duration,
+    /// Form of log lines.
+    pub log_format: LogFormat,
+    /// Of our own log lines.
+    pub log_level: Level,
+}
+
+/// A flag that cannot be used.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{flag} ({variable}) {problem}: {allowed}")]
+pub struct ConfigError {
+    flag: &'static str,
+    variable: &'static str,
+    problem: String,
+    allowed: &'static str,
+}
+
+const MAX_FRESHNESS: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl TryFrom<Flags> for Config {
+    type Error = ConfigError;
+
+    fn try_from(flags: Flags) -> Result<Self, ConfigError> {
+        Ok(Self {
+            check: flags.command.is_some(),
+            node_name: node_name(flags.node_name)?,
+            policy_file: flags.policy_file,
+            providers_file: flags.providers_file,
+            listen: value("--listen", "JASM_LISTEN", &flags.listen, "an IP address and a port are allowed, as in 0.0.0.0:8080 or [::]:8080")?,
+            freshness: freshness(&flags.freshness)?,
+            log_format: value("--log-format", "JASM_LOG_FORMAT", &flags.log_format, "json and text are allowed")?,
+            log_level: value("--log-level", "JASM_LOG_LEVEL", &flags.log_level, "error, warn, info, debug and trace are allowed")?,
+        })
+    }
+}
+
+fn value<T: FromStr>(flag: &'static str, variable: &'static str, text: &str, allowed: &'static str) -> Result<T, ConfigError> {
+    text.parse().map_err(|_| ConfigError { flag, variable, problem: format!("is {text:?}"), allowed })
+}
+
+fn node_name(name: Option<String>) -> Result<String, ConfigError> {
+    let fail = |problem: String| ConfigError {
+        flag: "--node-name",
+        variable: "NODE_NAME",
+        problem,
+        allowed: "the name of the node that the agent runs on is needed; in a DaemonSet it comes from spec.nodeName",
+    };
+    let name = name.filter(|name| !name.is_empty()).ok_or_else(|| fail("is not set".to_owned()))?;
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    if name.len() > 253 || !name.chars().all(allowed) {
+        return Err(fail(format!("is {name:?}")));
+    }
+    Ok(name)
+}
+
+fn freshness(text: &str) -> Result<Duration, ConfigError> {
+    let (flag, variable, allowed) = ("--freshness", "JASM_FRESHNESS", "a duration from 0s to 24h is allowed, as in 60s or 5m");
+    let fail = || ConfigError { flag, variable, problem: format!("is {text:?}"), allowed };
+    let duration: jiff::SignedDuration = value(flag, variable, text, allowed)?;
+    Duration::try_from(duration).ok().filter(|duration| *duration <= MAX_FRESHNESS).ok_or_else(fail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(arguments: &[&str]) -> Result<Config, String> {
+        let all = ["jasm-agent"].iter().chain(arguments);
+        let flags = Flags::try_parse_from(all).map_err(|error| error.to_string())?;
+        Config::try_from(flags).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_defaults_are_the_documented_ones() {
+        let want = Config {
+            check: false,
+            node_name: "node-1".into(),
+            policy_file: "/etc/jasm/policy.yaml".into(),
+            providers_file: "/etc/jasm/providers.yaml".into(),
+            listen: "0.0.0.0:8080".parse().expect("an address"),
+            freshness: Duration::ZERO,
+            log_format: LogFormat::Json,
+            log_level: Level::INFO,
+        };
+        assert_eq!(config(&["--node-name", "node-1"]), Ok(want));
+    }
+
+    #[test]
+    fn flags_may_stand_behind_the_subcommand() {
+        let got = config(&["check", "--node-name", "node-1", "--freshness", "5m"]).expect("good");
+        assert!(got.check);
+        assert_eq!(got.freshness, Duration::from_secs(300));
+    }
+
+    #[test]
+    fn a_wrong_flag_names_itself_its_variable_and_what_is_allowed() {
+        let cases: &[(&[&str], [&str; 3])] = &[
+            (&[], ["--node-name", "NODE_NAME", "spec.nodeName"]),
+            (&["--node-name", ""], ["--node-name", "NODE_NAME", "spec.nodeName"]),
+            (&["--node-name", "a,b"], ["--node-name", "NODE_NAME", "spec.nodeName"]),
+            (&["--listen", "8080"], ["--listen", "JASM_LISTEN", "0.0.0.0:8080"]),
+            (&["--freshness", "-1s"], ["--freshness", "JASM_FRESHNESS", "0s to 24h"]),
+            (&["--freshness", "25h"], ["--freshness", "JASM_FRESHNESS", "0s to 24h"]),
+            (&["--freshness", "60"], ["--freshness", "JASM_FRESHNESS", "0s to 24h"]),
+            (&["--log-format", "xml"], ["--log-format", "JASM_LOG_FORMAT", "json and text"]),
+            (&["--log-level", "loud"], ["--log-level", "JASM_LOG_LEVEL", "debug"]),
+        ];
+        for (arguments, wanted) in cases {
+            let mut all = arguments.to_vec();
+            if !arguments.is_empty() && arguments[0] != "--node-name" {
+                all.extend(["--node-name", "n"]);
+            }
+            let message = config(&all).expect_err("wrong");
+            for want in wanted {
+                assert!(message.contains(want), "{arguments:?}: {message:?} lacks {want:?}");
+            }
+        }
+    }
+}

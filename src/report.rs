@@ -1,0 +1,185 @@
+//! The one place that turns an outcome into a log line, a metric and an Event on the pod.
+//!
+//! RBAC: `create` and `patch` on events (events.k8s.io).
+//!
+//! Events are sent by a task of its own, one after another, so that no sync waits for them. The text of an Event comes
+//! from our own errors' `Display`; what stores and the API server wrote stays in the log.
+
+use std::{sync::Arc, time::Duration};
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::{
+    Client,
+    runtime::events::{Event, EventType, Recorder, Reporter as Source},
+};
+use tokio::sync::mpsc;
+
+use crate::{
+    error::{Reason, SyncError, chain},
+    metrics::Metrics,
+    pod::PodView,
+    progress::{Ask, Verdict},
+    target::Outcome,
+};
+
+/// `reportingController` of every Event.
+pub const REPORTING_CONTROLLER: &str = "jasm.codnod.io/agent";
+/// More than ten pods' worth per pod slot of a full node; what does not fit is counted and dropped.
+const QUEUE: usize = 2048;
+/// At most 50 Events a second.
+const PAUSE: Duration = Duration::from_millis(20);
+/// The API server's limit for a note is 1 kB.
+const MAX_NOTE_BYTES: usize = 1000;
+
+/// Where outcomes go.
+#[derive(Debug, Clone)]
+pub struct Reporter {
+    metrics: Arc<Metrics>,
+    queue: mpsc::Sender<(ObjectReference, Event)>,
+}
+
+/// Sends the Events; ends when every [`Reporter`] is gone and the queue is empty.
+pub struct EventSender {
+    recorder: Recorder,
+    queue: mpsc::Receiver<(ObjectReference, Event)>,
+    metrics: Arc<Metrics>,
+}
+
+impl Reporter {
+    /// The reporter of the agent on `node`, and what sends its Events.
+    pub fn new(client: Client, node: &str, metrics: Arc<Metrics>) -> (Self, EventSender) {
+        let (sender, queue) = mpsc::channel(QUEUE);
+        let source = Source { controller: REPORTING_CONTROLLER.to_owned(), instance: Some(node.to_owned()) };
+        let events = EventSender { recorder: Recorder::new(client, source), queue, metrics: Arc::clone(&metrics) };
+        (Self { metrics, queue: sender }, events)
+    }
+
+    /// A request was served. `tell`: whether the pod's owner is to see it.
+    pub fn served(&self, pod: &PodView, ask: &Ask, outcome: Outcome, took: Duration, tell: bool) {
+        let fields = Fields::of(ask);
+        self.metrics.sync(fields.provider, outcome.as_str(), Reason::SecretSyncSuccess, took.as_secs_f64());
+        tracing::info!(
+            outcome = outcome.as_str(),
+            reason = Reason::SecretSyncSuccess.as_str(),
+            duration_ms = took.as_millis(),
+            namespace = %pod.namespace(),
+            pod = pod.name(),
+            secret = fields.secret,
+            provider = fields.provider,
+            path = fields.path,
+            "sync"
+        );
+        let said = match outcome {
+            Outcome::Created => "was created",
+            Outcome::Updated => "was updated",
+            Outcome::Fresh => "is up to date",
+            Outcome::Superseded | Outcome::NamespaceGone => return,
+        };
+        if tell {
+            let note = format!("Secret {} {said} from {} {}", fields.secret, fields.provider, fields.path);
+            self.tell(pod, fields.secret, EventType::Normal, Reason::SecretSyncSuccess, "Sync", note);
+        }
+    }
+
+    /// A request failed.
+    pub fn failed(&self, pod: &PodView, ask: &Ask, error: &SyncError, took: Duration, verdict: Verdict) {
+        let (fields, reason) = (Fields::of(ask), error.reason());
+        self.metrics.sync(fields.provider, "failed", reason, took.as_secs_f64());
+        tracing::warn!(
+            outcome = "failed",
+            reason = reason.as_str(),
+            action = error.action(),
+            duration_ms = took.as_millis(),
+            retry_in_ms = verdict.retry_in.as_millis(),
+            namespace = %pod.namespace(),
+            pod = pod.name(),
+            secret = fields.secret,
+            provider = fields.provider,
+            path = fields.path,
+            error = %chain(error),
+            "sync"
+        );
+        if verdict.tell {
+            self.tell(pod, fields.secret, EventType::Warning, reason, error.action(), error.to_string());
+        }
+    }
+
+    /// A bug was caught.
+    pub fn panicked(&self) {
+        self.metrics.panicked();
+    }
+
+    fn tell(&self, pod: &PodView, secret: &str, type_: EventType, reason: Reason, action: &str, note: String) {
+        let event = Event {
+            type_,
+            reason: reason.as_str().to_owned(),
+            note: Some(shortened(note)),
+            action: action.to_owned(),
+            // The Recorder folds Events that agree in this, the reason and the action.
+            secondary: (!secret.is_empty()).then(|| ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Secret".to_owned()),
+                namespace: pod.metadata.namespace.clone(),
+                name: Some(secret.to_owned()),
+                ..ObjectReference::default()
+            }),
+        };
+        if self.queue.try_send((pod.reference(), event)).is_err() {
+            self.metrics.event_dropped();
+        }
+    }
+}
+
+impl EventSender {
+    /// Sends until nobody reports any more.
+    pub async fn run(mut self) {
+        while let Some((pod, event)) = self.queue.recv().await {
+            if let Err(error) = self.recorder.publish(&event, &pod).await {
+                self.metrics.event_dropped();
+                // A namespace or pod that is gone takes no Event, and nobody would look for it.
+                tracing::debug!(error = %chain(&error), reason = event.reason, "an Event could not be sent");
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+/// What a log line, a metric and an Event say of a request; empty where the annotation could not be read.
+struct Fields<'a> {
+    provider: &'a str,
+    path: &'a str,
+    secret: &'a str,
+}
+
+impl<'a> Fields<'a> {
+    fn of(ask: &'a Ask) -> Self {
+        match ask {
+            Ok(request) => Self {
+                provider: request.remote.provider.as_str(),
+                path: &request.remote.path,
+                secret: request.secret_name.as_str(),
+            },
+            Err(_) => Self { provider: "", path: "", secret: "" },
+        }
+    }
+}
+
+fn shortened(mut note: String) -> String {
+    if note.len() > MAX_NOTE_BYTES {
+        note.truncate(note.floor_char_boundary(MAX_NOTE_BYTES));
+        note.push_str("...");
+    }
+    note
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_fits_the_api_servers_limit() {
+        assert_eq!(shortened("short".into()), "short");
+        let long = shortened("\u{e9}".repeat(2000));
+        assert!(long.len() <= 1024 && long.ends_with("..."), "{}", long.len());
+    }
+}
