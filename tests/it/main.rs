@@ -1,4 +1,5 @@
 //! Integration tests: the real `jasm-agent` program against a real API server and an emulator of the stores.
 
 mod harness;
+mod main_job;
 mod support;

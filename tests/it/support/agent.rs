@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 use serde_json::Value;
 
+use super::audit;
 use super::control_plane::ControlPlane;
 use super::http::{Http, Reply};
 use super::node::AgentNode;
@@ -25,6 +26,7 @@ const TAIL: usize = 20;
 #[derive(Debug)]
 pub(crate) struct AgentBuilder {
     node: AgentNode,
+    audit_log: PathBuf,
     env: BTreeMap<String, String>,
 }
 
@@ -44,7 +46,7 @@ impl AgentBuilder {
             ("AWS_ENDPOINT_URL", store.url().to_owned()),
         ];
         let env = env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        Self { node, env }
+        Self { node, audit_log: control_plane.audit_log().to_owned(), env }
     }
 
     /// The node that the agent serves.
@@ -106,7 +108,7 @@ impl AgentBuilder {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let started = Instant::now();
         let child = command.spawn().unwrap_or_else(|error| panic!("cannot start {}: {error}", program.display()));
-        Agent::new(child, format!("http://{listen}"), self.node.name(), started)
+        Agent::new(child, format!("http://{listen}"), self, started)
     }
 }
 
@@ -122,10 +124,14 @@ fn free_address() -> String {
 }
 
 /// A running agent. It is killed when this is dropped, and when the test run ends, however it ends.
+///
+/// A test that has gone well so far fails at that point if the audit log holds a request of the agent's node that
+/// `rbac/` does not allow, or a read of a Secret: so every agent of a run is looked at.
 pub(crate) struct Agent {
     child: Child,
     leash: Leash,
     node: String,
+    audit_log: PathBuf,
     url: String,
     http: Http,
     started: Instant,
@@ -134,13 +140,14 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    fn new(mut child: Child, url: String, node: &str, started: Instant) -> Self {
+    fn new(mut child: Child, url: String, of: &AgentBuilder, started: Instant) -> Self {
         let output = Arc::new(Mutex::new(Vec::new()));
         let stderr = child.stderr.take().map(|pipe| collect(pipe, &output));
         let stdout = child.stdout.take().map(|pipe| collect(pipe, &output));
         let leash = Leash::on(child.id());
         let readers = stderr.into_iter().chain(stdout).collect();
-        Self { child, leash, node: node.to_owned(), url, http: Http::new(), started, output, readers }
+        let (node, audit_log) = (of.node.name().to_owned(), of.audit_log.clone());
+        Self { child, leash, node, audit_log, url, http: Http::new(), started, output, readers }
     }
 
     /// The program's process id.
@@ -187,6 +194,24 @@ impl Agent {
     pub(crate) fn log(&self) -> Vec<Value> {
         let lines = self.output();
         lines.iter().filter_map(|line| serde_json::from_str(line).ok()).filter(Value::is_object).collect()
+    }
+
+    /// Its whole output as one text, for a search.
+    pub(crate) fn text(&self) -> String {
+        self.output().join("\n")
+    }
+
+    /// What it takes of the machine's memory, as the kernel counts it.
+    pub(crate) fn memory(&self) -> Memory {
+        let file = format!("/proc/{}/status", self.pid());
+        let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("cannot read {file}: {error}"));
+        let bytes = |name: &str| kilobytes(&text, name).unwrap_or_else(|| panic!("{file} has no {name}")) * 1024;
+        Memory { resident: bytes("VmRSS"), peak: bytes("VmHWM") }
+    }
+
+    /// Asks it to end, as the kubelet does, and waits for that.
+    pub(crate) async fn terminate(&mut self) -> ExitStatus {
+        self.stop("TERM").await
     }
 
     /// Sends a signal (`TERM`, `INT` ...) and waits for the end.
@@ -243,8 +268,26 @@ impl Drop for Agent {
         self.kill();
         if std::thread::panicking() {
             eprintln!("agent on {}: {}", self.node, self.tail());
+            return;
         }
+        let excesses = audit::excesses(&audit::read(&self.audit_log, Some(&self.node)), &audit::shipped_rules());
+        assert!(excesses.is_empty(), "the agent asked for what rbac/ does not grant, or for a Secret: {excesses:#?}");
     }
+}
+
+/// In bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Memory {
+    /// Now.
+    pub(crate) resident: u64,
+    /// The most so far.
+    pub(crate) peak: u64,
+}
+
+/// A line of `/proc/PID/status`, as in `VmRSS:      1234 kB`.
+fn kilobytes(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 /// Adds each line of `pipe` to `output`, on a thread of its own, until the writer closes it.

@@ -14,7 +14,7 @@
 //! | `wait`, `http` | waiting for a condition with a deadline; a plain HTTP client |
 //!
 //! Messages name objects and keys, never a secret's value.
-#![allow(dead_code, reason = "a toolbox: which of its tools are in use is for the tests to decide")]
+#![allow(dead_code, unused_imports, reason = "a toolbox: which of its tools are in use is for the tests to decide")]
 
 pub(crate) mod agent;
 pub(crate) mod audit;
@@ -23,6 +23,7 @@ pub(crate) mod cluster;
 pub(crate) mod control_plane;
 pub(crate) mod http;
 pub(crate) mod node;
+pub(crate) mod policies;
 pub(crate) mod store;
 pub(crate) mod surroundings;
 pub(crate) mod wait;
@@ -31,6 +32,11 @@ pub(crate) mod wait;
 pub(crate) fn unique(prefix: &str) -> String {
     let tail: String = std::iter::repeat_with(fastrand::alphanumeric).take(8).collect();
     format!("{prefix}-{}", tail.to_lowercase())
+}
+
+/// An object of the API from its JSON.
+fn object<K: serde::de::DeserializeOwned>(json: serde_json::Value) -> K {
+    serde_json::from_value(json).expect("the JSON of a support object fits its type")
 }
 
 /// A line on the real stderr, at once and also where the test's output is captured: for what takes long.

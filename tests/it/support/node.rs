@@ -9,7 +9,7 @@ use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 
 use super::control_plane::ControlPlane;
-use super::unique;
+use super::{object, unique};
 
 /// Where the agent's pods run.
 pub(crate) const AGENT_NAMESPACE: &str = "jasm-system";
@@ -119,9 +119,4 @@ fn write_kubeconfig(control_plane: &ControlPlane, folder: &Path, token: &str) ->
         std::fs::write(file, text).unwrap_or_else(|error| panic!("cannot write {}: {error}", file.display()));
     }
     kubeconfig
-}
-
-/// An object of the API from its JSON.
-fn object<K: serde::de::DeserializeOwned>(json: Value) -> K {
-    serde_json::from_value(json).expect("the JSON of a support object fits its type")
 }

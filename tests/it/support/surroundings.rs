@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::control_plane::ControlPlane;
 use super::node::{AGENT_NAMESPACE, AgentNode};
-use super::{say, wait};
+use super::{object, say, wait};
 
 /// How long the API server may take to put admission policies into force.
 const POLICIES_LIMIT: Duration = Duration::from_secs(60);
@@ -69,7 +69,7 @@ async fn policies_in_force(control_plane: &ControlPlane) -> Result<(), String> {
     let node = AgentNode::create(control_plane).await;
     let secrets: Api<Secret> = Api::namespaced(node.client(control_plane).await, AGENT_NAMESPACE);
     for (policy, check) in checks(node.name()) {
-        let secret: Secret = serde_json::from_value(check).expect("a check is a Secret");
+        let secret: Secret = object(check);
         wait::try_within(POLICIES_LIMIT, &format!("a refusal by {policy}"), async || {
             match secrets.create(&PostParams { dry_run: true, ..PostParams::default() }, &secret).await {
                 Err(kube::Error::Api(status)) if status.code == 403 && status.message.contains(policy) => Ok(()),
