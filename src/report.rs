@@ -61,7 +61,7 @@ impl Reporter {
         tracing::info!(
             outcome = outcome.as_str(),
             reason = Reason::SecretSyncSuccess.as_str(),
-            duration_ms = took.as_millis(),
+            duration_ms = millis(took),
             namespace = %pod.namespace(),
             pod = pod.name(),
             secret = fields.secret,
@@ -89,8 +89,8 @@ impl Reporter {
             outcome = "failed",
             reason = reason.as_str(),
             action = error.action(),
-            duration_ms = took.as_millis(),
-            retry_in_ms = verdict.retry_in.as_millis(),
+            duration_ms = millis(took),
+            retry_in_ms = millis(verdict.retry_in),
             namespace = %pod.namespace(),
             pod = pod.name(),
             secret = fields.secret,
@@ -162,6 +162,11 @@ impl<'a> Fields<'a> {
             Err(_) => Self { provider: "", path: "", secret: "" },
         }
     }
+}
+
+/// A number in JSON, which 128 bits would not be.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn shortened(mut note: String) -> String {

@@ -1,5 +1,7 @@
 //! Integration tests: the real `jasm-agent` program against a real API server and an emulator of the stores.
 
 mod harness;
+mod freshness;
 mod main_job;
+mod names;
 mod support;

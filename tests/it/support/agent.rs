@@ -255,7 +255,8 @@ impl Agent {
         }
     }
 
-    fn tail(&self) -> String {
+    /// The last lines of its output, for messages.
+    pub(crate) fn tail(&self) -> String {
         let lines = self.output();
         let tail = &lines[lines.len().saturating_sub(TAIL)..];
         format!("the last {} of {} lines of its log:\n{}", tail.len(), lines.len(), tail.join("\n"))

@@ -194,6 +194,16 @@ impl TestNamespace {
         events
     }
 
+    /// Waits until the pod has at least so many Events; returns them all.
+    pub(crate) async fn wait_for_events(&self, pod: &Pod, wanted: usize) -> Vec<Event> {
+        let awaited = format!("{wanted} Events about the pod {}", pod.name_any());
+        eventually(&awaited, async || {
+            let events = self.events(pod).await;
+            if events.len() >= wanted { Ok(events) } else { Err(format!("{}", events.len())) }
+        })
+        .await
+    }
+
     /// Waits until the pod has an Event with this reason; returns it (the newest, where there are more).
     pub(crate) async fn wait_for_event(&self, pod: &Pod, reason: &str) -> Event {
         eventually(&format!("the Event {reason} on the pod {}/{}", self.name, pod.name_any()), async || {

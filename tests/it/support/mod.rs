@@ -11,6 +11,7 @@
 //! | `store` | the store that an agent talks to: counts requests, answers with faults |
 //! | `audit` | the API server's audit log |
 //! | `canary` | looks for secret values in text, in every form they may take |
+//! | `scene` | what most tests begin with: all of the above, ready |
 //! | `wait`, `http` | waiting for a condition with a deadline; a plain HTTP client |
 //!
 //! Messages name objects and keys, never a secret's value.
@@ -23,7 +24,7 @@ pub(crate) mod cluster;
 pub(crate) mod control_plane;
 pub(crate) mod http;
 pub(crate) mod node;
-pub(crate) mod policies;
+pub(crate) mod scene;
 pub(crate) mod store;
 pub(crate) mod surroundings;
 pub(crate) mod wait;

@@ -1,0 +1,115 @@
+//! When a value is fetched anew, and when it is not (spec US2, design: freshness).
+
+use serde_json::json;
+
+use crate::support::agent::AgentBuilder;
+use crate::support::audit::{requests, tally};
+use crate::support::scene::{ALLOW_ALL, Scene, annotation, calls, later_than};
+
+#[tokio::test]
+async fn a_changed_source_arrives_with_the_next_pod_and_keys_gone_there_vanish() {
+    let scene = Scene::set().await;
+    let path = scene.store.seed("config", r#"{"KEPT":"1","GONE":"x"}"#).await;
+    scene.pod("web-1").asks(&path, "app").create().await;
+    let first = scene.namespace.wait_for_data("app", [("KEPT", "1"), ("GONE", "x")]).await;
+
+    scene.store.put(&path, r#"{"KEPT":"2","NEW":"y"}"#).await;
+    later_than(&first).await;
+    let pod = scene.pod("web-2").asks(&path, "app").create().await;
+
+    let second = scene.namespace.wait_for_data("app", [("KEPT", "2"), ("NEW", "y")]).await;
+    let event = scene.namespace.wait_for_event(&pod, "SecretSyncSuccess").await;
+    assert!(event.note.as_deref().unwrap_or_default().contains("was updated"), "{:?}", event.note);
+    let version = "jasm.codnod.io/source-version";
+    assert_ne!(annotation(&first, version), annotation(&second, version));
+    let took = [("update secrets (dry run)", 2), ("create secrets", 1), ("update secrets", 1)];
+    assert_eq!(scene.calls().await, calls(took), "stale = probe + fetch + PUT");
+    assert_eq!(scene.store.calls(&path), 2);
+}
+
+#[tokio::test]
+async fn a_manual_edit_is_repaired_by_the_next_pod() {
+    let scene = Scene::set().await;
+    let path = scene.store.seed("config", r#"{"A":"1"}"#).await;
+    scene.pod("web-1").asks(&path, "app").create().await;
+    let first = scene.namespace.wait_for_data("app", [("A", "1")]).await;
+    // "other" and "else" in base64.
+    scene.namespace.edit_secret("app", json!({"data": {"A": "b3RoZXI=", "B": "ZWxzZQ=="}})).await;
+
+    later_than(&first).await;
+    scene.pod("web-2").asks(&path, "app").create().await;
+
+    scene.namespace.wait_for_data("app", [("A", "1")]).await;
+}
+
+#[tokio::test]
+async fn a_second_agent_takes_what_the_first_one_wrote() {
+    let scene = Scene::set_with(|builder| builder.freshness("60s")).await;
+    let path = scene.store.seed("config", r#"{"A":"1"}"#).await;
+    scene.pod("web-1").asks(&path, "app").create().await;
+    scene.namespace.wait_for_secret("app").await;
+
+    let builder = AgentBuilder::new(scene.surroundings, &scene.store).await.policy(ALLOW_ALL).freshness("60s");
+    let mut second = builder.spawn();
+    second.ready().await;
+    let pod = scene.namespace.pod("web-2").on(builder.node()).asks(&path, "app").create().await;
+
+    let event = scene.namespace.wait_for_event(&pod, "SecretSyncSuccess").await;
+    assert!(event.note.as_deref().unwrap_or_default().contains("is up to date"), "{:?}", event.note);
+    assert_eq!(scene.store.calls(&path), 1);
+    let all = requests(scene.surroundings, builder.node().name()).await;
+    let here = all.iter().filter(|request| request.namespace == scene.namespace.name() && request.resource == "secrets");
+    assert_eq!(tally(here), calls([("update secrets (dry run)", 1)]), "fresh = probe");
+}
+
+#[tokio::test]
+async fn a_restarted_agent_probes_and_fetches_nothing() {
+    let mut scene = Scene::set().await;
+    let path = scene.store.seed("config", r#"{"A":"1"}"#).await;
+    let running = scene.pod("running").asks(&path, "app").create().await;
+    let starting = scene.pod("starting").asks(&path, "app").create().await;
+    for pod in [&running, &starting] {
+        scene.namespace.wait_for_event(pod, "SecretSyncSuccess").await;
+    }
+    scene.namespace.set_phase(&running, "Running").await;
+    let (fetches, before) = (scene.store.calls(&path), scene.calls().await);
+
+    scene.agent.terminate().await;
+    let mut again = scene.builder.spawn();
+    again.ready().await;
+    scene.settle().await;
+
+    assert_eq!(scene.store.calls(&path), fetches, "no fetch, also with --freshness 0s");
+    let after = scene.calls().await;
+    let probes = |calls: &std::collections::BTreeMap<String, usize>| calls.get("update secrets (dry run)").copied();
+    assert_eq!(probes(&after), probes(&before).map(|count| count + 2), "one probe for each pod: {after:?}");
+    assert_eq!(after.get("create secrets"), before.get("create secrets"));
+    assert_eq!(after.get("update secrets"), before.get("update secrets"));
+    assert_eq!(scene.namespace.events(&running).await.len(), 1, "a pod that runs is not told again");
+    assert_eq!(scene.namespace.wait_for_events(&starting, 2).await.len(), 2, "a pod that still starts is");
+}
+
+#[tokio::test]
+async fn there_is_one_watch_and_no_list() {
+    let mut scene = Scene::set().await;
+    scene.settle().await;
+    scene.agent.terminate().await;
+    let all = requests(scene.surroundings, scene.builder.node().name()).await;
+    let of_pods = all.iter().filter(|request| request.resource == "pods");
+    assert_eq!(tally(of_pods), calls([("watch pods", 1)]));
+}
+
+#[tokio::test]
+async fn a_time_on_a_secret_that_lies_ahead_is_not_believed() {
+    let scene = Scene::set().await;
+    let path = scene.store.seed("config", r#"{"A":"1"}"#).await;
+    scene.pod("web-1").asks(&path, "app").create().await;
+    scene.namespace.wait_for_data("app", [("A", "1")]).await;
+    let ahead = json!({"metadata": {"annotations": {"jasm.codnod.io/synced-through": "2199-01-01T00:00:00Z"}}});
+    scene.namespace.edit_secret("app", ahead).await;
+    scene.store.put(&path, r#"{"A":"2"}"#).await;
+
+    scene.pod("web-2").asks(&path, "app").create().await;
+
+    scene.namespace.wait_for_data("app", [("A", "2")]).await;
+}
