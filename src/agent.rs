@@ -93,12 +93,12 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     let parts = Parts::read(&config).await?;
     let clock = Arc::new(ApiClock::default());
     let client = kubernetes::connect(Arc::clone(&clock)).await?;
-    let server = probe::bind(config.listen).map_err(|error| listen_error(config.listen, error))?;
+    let listener = probe::bind(config.listen).map_err(|error| listen_error(config.listen, error))?;
 
     let (reporter, events) = Reporter::new(client.clone(), &config.node_name, Arc::clone(&parts.metrics));
     let context = Arc::new(context(&parts, &config, client.clone(), clock, reporter));
     let (admission, heartbeat) = (context.targets.admission(), Arc::new(Heartbeat::default()));
-    serve_probes(server, &parts, &context, &heartbeat, &admission, config.listen)?;
+    serve_probes(listener, &parts, &context, &heartbeat, &admission, config.listen)?;
     let sending = tokio::spawn(events.run());
     tracing::info!(node = config.node_name, version = env!("CARGO_PKG_VERSION"), "the agent starts");
 
@@ -137,7 +137,7 @@ fn context(parts: &Parts, config: &Config, client: Client, clock: Arc<ApiClock>,
 }
 
 fn serve_probes(
-    server: tiny_http::Server,
+    listener: std::net::TcpListener,
     parts: &Parts,
     context: &Context,
     heartbeat: &Arc<Heartbeat>,
@@ -154,7 +154,7 @@ fn serve_probes(
             metrics.render()
         }),
     };
-    probe::serve(server, probes).map_err(|error| listen_error(address, error))
+    probe::serve(listener, probes).map_err(|error| listen_error(address, error))
 }
 
 /// What keeps the agent from being ready. A refusal in one namespace never does.

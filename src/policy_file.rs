@@ -89,43 +89,31 @@ impl PolicyFile {
     }
 
     fn reload(&self) {
-        let snapshot = match read(&self.path) {
-            Ok(snapshot) => snapshot,
-            Err(error) => return self.refuse("unreadable".to_owned(), &error),
-        };
-        if !self.is_news(&snapshot.sha256) {
+        let read = read(&self.path);
+        let digest = read.as_ref().map_or("unreadable", |snapshot| &snapshot.sha256);
+        if !self.is_news(digest) {
             return;
         }
-        match parse(&snapshot) {
-            Ok(policy) => {
+        match read.and_then(|snapshot| Ok((parse(&snapshot)?, snapshot))) {
+            Ok((policy, snapshot)) => {
                 log_policy(&self.path, &policy, &snapshot);
                 *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
                 self.metrics.policy(&snapshot.sha256);
                 self.metrics.policy_reload(true);
                 self.changes.announce();
             }
-            Err(error) => self.refuse(snapshot.sha256, &error),
+            Err(error) => {
+                self.metrics.policy_reload(false);
+                tracing::error!(error = %chain(&error), "the changed policy cannot be used; the last good one stays in force");
+            }
         }
     }
 
-    fn refuse(&self, digest: String, error: &PolicyFileError) {
-        self.metrics.policy_reload(false);
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if *seen != digest {
-            tracing::error!(error = %chain(error), "the changed policy cannot be used; the last good one stays in force");
-            *seen = digest;
-        }
-    }
-}
-
-impl PolicyFile {
     fn is_news(&self, digest: &str) -> bool {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if *seen == digest {
-            return false;
-        }
+        let news = *seen != digest;
         digest.clone_into(&mut seen);
-        true
+        news
     }
 }
 

@@ -1,24 +1,28 @@
 //! `/livez`, `/readyz`, `/healthz` and `/metrics`, served by a thread of its own, so that they answer when the async side
 //! does not.
 //!
-//! tiny_http has neither timeouts nor limits (facts: "tiny_http"): the read timeout is set on the listener, from which
-//! Linux hands it to every accepted socket, and only GET and HEAD are answered, without reading a body.
+//! tiny_http has neither timeouts nor limits, and half-open requests would pile up as threads. So the timeout is set on
+//! the listener, from which Linux hands it to every accepted socket. It bounds the wait for a connection too, and an
+//! accept that fails, for whatever reason, is the end of a tiny_http server: then the next one takes over the listener.
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    thread,
     time::{Duration, Instant},
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tiny_http::{Header, Method, Request, Response, Server};
 
-/// For a client to send its request, and to take the answer.
-const SOCKET_TIMEOUT: Duration = Duration::from_secs(2);
+/// For a client to go on sending its request, and to take the answer.
+const SOCKET_TIMEOUT: Duration = Duration::from_secs(3);
+/// After an accept that failed otherwise than by time.
+const PAUSE: Duration = Duration::from_millis(100);
 /// How often the async side shows that it runs.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How old its last sign may be.
@@ -59,39 +63,59 @@ pub struct Probes {
     /// Behind `/livez` and `/healthz`.
     pub heartbeat: Arc<Heartbeat>,
     /// Behind `/readyz`: what the agent still waits for, or `None`.
-    pub unready: Box<dyn Fn() -> Option<&'static str> + Send>,
+    pub unready: Box<dyn Fn() -> Option<&'static str> + Send + Sync>,
     /// Behind `/metrics`.
-    pub metrics: Box<dyn Fn() -> String + Send>,
+    pub metrics: Box<dyn Fn() -> String + Send + Sync>,
 }
 
 /// Binds the address. Answers come once [`serve`] runs.
 ///
 /// # Errors
 /// The address is taken, or not of this machine.
-pub fn bind(address: SocketAddr) -> io::Result<Server> {
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_read_timeout(Some(SOCKET_TIMEOUT))?;
     socket.set_write_timeout(Some(SOCKET_TIMEOUT))?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    Server::from_listener(std::net::TcpListener::from(socket), None).map_err(io::Error::other)
+    Ok(socket.into())
 }
 
-/// Answers from a thread of its own, which ends with the program.
+/// Answers from threads of its own, which end with the program.
 ///
 /// # Errors
 /// No thread could be started.
-pub fn serve(server: Server, probes: Probes) -> io::Result<()> {
-    let answer_all = move || {
+pub fn serve(listener: TcpListener, probes: Probes) -> io::Result<()> {
+    let probes = Arc::new(probes);
+    let run = move || {
         loop {
-            match server.recv() {
-                Ok(request) => answer(request, &probes),
-                Err(error) => tracing::warn!(%error, "a request for a probe could not be taken"),
+            if let Err(error) = serve_until_idle(&listener, &probes) {
+                tracing::warn!(%error, "the probes cannot be served; trying again");
+                thread::sleep(PAUSE);
             }
         }
     };
-    std::thread::Builder::new().name("probe".to_owned()).spawn(answer_all).map(|_| ())
+    thread::Builder::new().name("probe".to_owned()).spawn(run).map(|_| ())
+}
+
+/// Returns when nobody came for a while; who is still connected is served on, by a thread that ends with him.
+fn serve_until_idle(listener: &TcpListener, probes: &Arc<Probes>) -> io::Result<()> {
+    let server = Server::from_listener(listener.try_clone()?, None).map_err(io::Error::other)?;
+    let ended = loop {
+        match server.recv() {
+            Ok(request) => answer(request, probes),
+            Err(error) => break error,
+        }
+    };
+    let probes = Arc::clone(probes);
+    let linger = move || {
+        while let Ok(Some(request)) = server.recv_timeout(2 * SOCKET_TIMEOUT) {
+            answer(request, &probes);
+        }
+    };
+    thread::Builder::new().name("probe-rest".to_owned()).spawn(linger)?;
+    if ended.kind() == io::ErrorKind::WouldBlock { Ok(()) } else { Err(ended) }
 }
 
 fn answer(request: Request, probes: &Probes) {

@@ -1,7 +1,9 @@
 //! Integration tests: the real `jasm-agent` program against a real API server and an emulator of the stores.
 
 mod harness;
+mod failures;
 mod freshness;
 mod main_job;
 mod names;
+mod program;
 mod support;

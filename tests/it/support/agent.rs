@@ -113,7 +113,7 @@ impl AgentBuilder {
 }
 
 /// `JASM_AGENT_BIN`, or the program that cargo built along with the tests.
-fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     let named = std::env::var_os("JASM_AGENT_BIN").or_else(|| option_env!("CARGO_BIN_EXE_jasm-agent").map(Into::into));
     PathBuf::from(named.expect("no agent to test: run through cargo test, or set JASM_AGENT_BIN to the program"))
 }

@@ -63,11 +63,10 @@ fn forms_of(value: &[u8]) -> Vec<(String, String, bool)> {
         forms.extend(numbers(&bytes).map(|(name, text)| (format!("{name} of {layer}"), text, true)));
     }
     // An error message or a log may quote the beginning or the end only.
-    if value.len() >= 4 * SHORTEST {
-        let (first, second) = value.split_at(value.len() / 2);
-        for (name, half) in [("first half", first), ("second half", second)] {
-            forms.push((name.to_owned(), String::from_utf8_lossy(half).into_owned(), false));
-        }
+    let text = String::from_utf8_lossy(value);
+    if text.len() >= 4 * SHORTEST {
+        let (first, second) = text.split_at(text.floor_char_boundary(text.len() / 2));
+        forms.extend([("first half", first), ("second half", second)].map(|(name, half)| (name.to_owned(), half.to_owned(), false)));
     }
     forms.retain(|(_, text, _)| text.len() >= SHORTEST);
     forms.sort_by(|one, other| one.1.cmp(&other.1));
@@ -170,7 +169,7 @@ fn random_value(index: usize) -> String {
         3 => format!("pässwörd-{}-密码-🔑-{}", word(8), word(8)),
         4 => format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", STANDARD_NO_PAD.encode(bytes(48))),
         5 => format!("postgres://{}:{}%2F{}@db.example/app?a=1&b=<2>", word(8), word(10), word(10)),
-        6 => format!("{{\"nested\": {{\"key\": \"{}\"}}}}", word(16)),
+        6 => format!("{{\"{}\": {{\"key\": \"{}\"}}}}", word(12), word(16)),
         7 => word(4096),
         8 => format!("{}.{}+/=", STANDARD_NO_PAD.encode(bytes(20)), STANDARD_NO_PAD.encode(bytes(20))),
         _ => format!(" {} %s {{}} $({}) ", word(10), word(10)),

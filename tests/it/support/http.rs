@@ -37,7 +37,8 @@ impl Http {
     pub(crate) fn new() -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
-        Self(Client::builder(TokioExecutor::new()).build(connector))
+        // A connection for each request, as the kubelet does it: none is closed under a request.
+        Self(Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector))
     }
 
     /// GETs one URL. The error says what went wrong, in words.

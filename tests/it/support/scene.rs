@@ -80,6 +80,22 @@ impl Scene {
         elsewhere.wait_for_secret("settle").await;
     }
 
+    /// The digest of the policy in force, by the agent's metric.
+    pub(crate) async fn policy_digest(&self) -> String {
+        let metrics = self.agent.get("/metrics").await.text();
+        let line = metrics.lines().find(|line| line.starts_with("jasm_policy_info{"));
+        line.unwrap_or_else(|| panic!("no jasm_policy_info in {metrics}")).to_owned()
+    }
+
+    /// Waits until `/metrics` has such a line.
+    pub(crate) async fn wait_for_metric(&self, wanted: &str) {
+        eventually(&format!("the metric {wanted}"), async || {
+            let metrics = self.agent.get("/metrics").await.text();
+            if metrics.lines().any(|line| line.starts_with(wanted)) { Ok(()) } else { Err(metrics) }
+        })
+        .await;
+    }
+
     /// Waits until the agent's log has such a line.
     pub(crate) async fn wait_for_log(&self, awaited: &str, matches: impl Fn(&Value) -> bool) -> Value {
         eventually(awaited, async || {

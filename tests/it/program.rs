@@ -1,0 +1,193 @@
+//! The program as its operator meets it: flags, probes, signals.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+
+use crate::support::agent::{AgentBuilder, program};
+use crate::support::scene::{ALLOW_ALL, Scene};
+use crate::support::store::Store;
+use crate::support::surroundings::Surroundings;
+use crate::support::unique;
+
+struct Ended {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+/// Runs the program to its end with nothing but this environment.
+fn run(arguments: &[&str], env: &[(&str, &str)]) -> Ended {
+    let mut command = Command::new(program());
+    let output = command.args(arguments).env_clear().envs(env.iter().copied()).output().expect("the program starts");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ended { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+}
+
+#[test]
+fn a_wrong_flag_ends_with_2_and_names_flag_variable_and_what_is_allowed() {
+    let cases: &[(&[&str], &[(&str, &str)], [&str; 3])] = &[
+        (&[], &[], ["--node-name", "NODE_NAME", "is needed"]),
+        (&["--freshness", "soon"], &[("NODE_NAME", "n")], ["--freshness", "JASM_FRESHNESS", "0s to 24h"]),
+        (&[], &[("NODE_NAME", "n"), ("JASM_FRESHNESS", "soon")], ["--freshness", "JASM_FRESHNESS", "0s to 24h"]),
+        (&[], &[("NODE_NAME", "n"), ("JASM_LISTEN", "8080")], ["--listen", "JASM_LISTEN", "port"]),
+        (&[], &[("NODE_NAME", "n"), ("JASM_LOG_FORMAT", "xml")], ["--log-format", "JASM_LOG_FORMAT", "json and text"]),
+        (&[], &[("NODE_NAME", "n"), ("JASM_LOG_LEVEL", "loud")], ["--log-level", "JASM_LOG_LEVEL", "trace"]),
+        (&["--no-such-flag"], &[("NODE_NAME", "n")], ["--no-such-flag", "unexpected", "--help"]),
+    ];
+    for (arguments, env, wanted) in cases {
+        let ended = run(arguments, env);
+        assert_eq!(ended.code, Some(2), "{arguments:?} {env:?}: {}", ended.stderr);
+        for want in wanted {
+            assert!(ended.stderr.contains(want), "{arguments:?} {env:?}: {:?} lacks {want:?}", ended.stderr);
+        }
+    }
+}
+
+#[test]
+fn check_says_what_it_found_and_makes_no_request() {
+    let folder = std::env::temp_dir().join(unique("jasm-check"));
+    std::fs::create_dir(&folder).expect("a folder");
+    let file = |name: &str, text: &str| {
+        std::fs::write(folder.join(name), text).expect("a file");
+        folder.join(name).display().to_string()
+    };
+    let policy = file("policy.yaml", ALLOW_ALL);
+    let broken = file("broken.yaml", "rules: 3");
+    let providers = file("providers.yaml", "providers: [{name: aws-eu, kind: aws-secretsmanager, region: eu-west-1}]");
+    let nowhere = folder.join("nowhere").display().to_string();
+
+    let good = run(&["check", "--node-name", "n", "--policy-file", &policy, "--providers-file", &providers], &[]);
+    assert_eq!((good.code, good.stdout.as_str()), (Some(0), "the configuration is valid: 1 policy rules, providers aws-eu\n"));
+    let cases = [
+        ("broken policy", [broken.as_str(), providers.as_str()], "broken.yaml"),
+        ("broken providers", [policy.as_str(), broken.as_str()], "JASM_PROVIDERS_FILE"),
+        ("no region for the default instance", [policy.as_str(), nowhere.as_str()], "AWS_REGION"),
+    ];
+    for (case, [policy, providers], want) in cases {
+        let bad = run(&["check", "--node-name", "n", "--policy-file", policy, "--providers-file", providers], &[]);
+        assert_eq!(bad.code, Some(2), "case: {case}");
+        assert!(bad.stderr.contains(want), "case: {case}: {:?}", bad.stderr);
+    }
+    std::fs::remove_dir_all(&folder).expect("removed");
+}
+
+#[test]
+fn no_access_to_kubernetes_says_what_to_set() {
+    let ended = run(&["--node-name", "n"], &[("AWS_REGION", "eu-west-1"), ("KUBECONFIG", "/nonexistent/kubeconfig")]);
+    assert_eq!(ended.code, Some(2));
+    assert!(ended.stderr.contains("KUBECONFIG"), "{}", ended.stderr);
+}
+
+#[tokio::test]
+async fn probes_answer_and_unknown_paths_and_methods_are_refused() {
+    let scene = Scene::set().await;
+    for path in ["/livez", "/readyz", "/healthz"] {
+        let reply = scene.agent.get(path).await;
+        assert_eq!((reply.status, reply.text().as_str()), (StatusCode::OK, "ok\n"), "{path}");
+    }
+    let metrics = scene.agent.get("/metrics").await.text();
+    for want in ["jasm_build_info{version=", "jasm_admission_enforced 1", "jasm_policy_info{sha256=", "# EOF"] {
+        assert!(metrics.contains(want), "{want} is not in {metrics}");
+    }
+    assert_eq!(scene.agent.get("/nowhere").await.status, StatusCode::NOT_FOUND);
+    let mut socket = connect(&scene);
+    socket.write_all(b"DELETE /livez HTTP/1.0\r\n\r\n").expect("sent");
+    let mut reply = String::new();
+    socket.read_to_string(&mut reply).expect("answered");
+    assert!(reply.starts_with("HTTP/1.0 405") || reply.starts_with("HTTP/1.1 405"), "{reply}");
+}
+
+#[tokio::test]
+async fn half_open_requests_are_let_go_and_the_probes_answer_meanwhile() {
+    let scene = Scene::set().await;
+    let idle = threads(scene.agent.pid());
+    let mut half_open: Vec<TcpStream> = (0..100).map(|_| connect(&scene)).collect();
+    for socket in &mut half_open {
+        socket.write_all(b"GET /livez HTTP/1.1\r\nHost:").expect("sent");
+    }
+    assert_eq!(scene.agent.get("/livez").await.status, StatusCode::OK);
+    crate::support::wait::eventually("the threads of half-open requests to end", async || {
+        match threads(scene.agent.pid()) {
+            now if now <= idle + 10 => Ok(()),
+            now => Err(format!("{now} threads, {idle} when idle")),
+        }
+    })
+    .await;
+    assert_eq!(scene.agent.get("/livez").await.status, StatusCode::OK, "and after that");
+}
+
+fn connect(scene: &Scene) -> TcpStream {
+    let address = scene.agent.url().trim_start_matches("http://");
+    let socket = TcpStream::connect(address).expect("the agent listens");
+    socket.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout can be set");
+    socket
+}
+
+fn threads(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/task")).map(Iterator::count).expect("the agent runs")
+}
+
+#[tokio::test]
+async fn sigterm_finishes_what_is_under_way_and_ends_with_0() {
+    let mut scene = Scene::set().await;
+    let path = scene.store.seed("config", r#"{"A":"1"}"#).await;
+    let gate = scene.store.hold(&path);
+    scene.pod("web").asks(&path, "app").create().await;
+    gate.held(1).await;
+
+    scene.agent.signal("TERM");
+    scene.wait_for_log("that it is stopping", |line| line["message"].as_str().is_some_and(|text| text.starts_with("stopping"))).await;
+    gate.release();
+
+    assert_eq!(scene.agent.ended().await.code(), Some(0));
+    scene.namespace.wait_for_data("app", [("A", "1")]).await;
+    assert!(!scene.namespace.all_events().await.is_empty(), "the Event was sent too");
+}
+
+#[tokio::test]
+async fn sigterm_does_not_wait_for_a_store_that_hangs() {
+    let mut scene = Scene::set().await;
+    let path = scene.store.seed("config", r#"{"A":"1"}"#).await;
+    let gate = scene.store.hold(&path);
+    scene.pod("web").asks(&path, "app").create().await;
+    gate.held(1).await;
+    let started = Instant::now();
+    assert_eq!(scene.agent.terminate().await.code(), Some(0));
+    assert!(started.elapsed() < Duration::from_secs(10), "it took {:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_killed_agent_does_the_rest_when_it_is_back() {
+    let mut scene = Scene::set().await;
+    let path = scene.store.seed("config", r#"{"A":"1"}"#).await;
+    let gate = scene.store.hold(&path);
+    scene.pod("web").asks(&path, "app").create().await;
+    gate.held(1).await;
+    scene.agent.kill();
+    gate.release();
+
+    let mut again = scene.builder.spawn();
+    again.ready().await;
+    scene.namespace.wait_for_data("app", [("A", "1")]).await;
+}
+
+#[tokio::test]
+async fn a_refusal_in_one_namespace_never_makes_the_agent_unready() {
+    let surroundings = Surroundings::get().await;
+    let store = Store::start(surroundings).await;
+    let builder = AgentBuilder::new(surroundings, &store).await.policy("rules: []");
+    let namespace = crate::support::cluster::TestNamespace::create(surroundings).await;
+    namespace.pod("denied").on(builder.node()).asks("a/b", "app").create().await;
+    namespace.pod("malformed").on(builder.node()).request("nonsense").create().await;
+    let mut agent = builder.spawn();
+    agent.ready().await;
+    let metrics = agent.get("/metrics").await.text();
+    for want in [r#"jasm_requests_waiting{reason="PolicyDenied"} 1"#, r#"jasm_requests_waiting{reason="AnnotationInvalid"} 1"#] {
+        assert!(metrics.contains(want), "{want} is not in {metrics}");
+    }
+    assert_eq!(agent.get("/readyz").await.status, StatusCode::OK);
+}
