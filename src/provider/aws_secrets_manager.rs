@@ -127,6 +127,10 @@ impl AwsSecretsManager {
             .map_err(|error| self.explain(remote, error))
     }
 
+    fn no_credentials(&self, source: BoxError) -> ProviderError {
+        ProviderError::Credentials { provider: self.name.clone(), remedy: Source::remedy(self.source), source }
+    }
+
     fn explain(&self, remote: &RemoteRef, error: SdkError<GetSecretValueError, HttpResponse>) -> ProviderError {
         let (provider, path) = (self.name.clone(), remote.path.clone());
         let (failure, source) = read_failure(error);
@@ -140,11 +144,7 @@ impl AwsSecretsManager {
                 identity: self.identity.get().cloned().unwrap_or_else(|| "unknown".to_owned()),
                 source,
             },
-            Failure::Credentials => ProviderError::Credentials {
-                provider,
-                remedy: Source::remedy(self.source),
-                source,
-            },
+            Failure::Credentials => self.no_credentials(source),
             Failure::Throttled => ProviderError::Throttled { provider, source },
             Failure::Unavailable => ProviderError::Unavailable { provider, source },
             Failure::Invalid => ProviderError::Invalid {
@@ -177,9 +177,12 @@ impl SecretProvider for AwsSecretsManager {
 
     async fn fetch(&self, remote: &RemoteRef, identity: &Identity) -> Result<SecretPayload, ProviderError> {
         let Identity::Agent = identity;
+        if self.source.is_none() {
+            return Err(self.no_credentials("the environment names no source of credentials".into()));
+        }
         let (client, generation) = self.client();
         let output = match self.get(&client, remote).await {
-            Err(ProviderError::Credentials { .. }) if self.source.is_some() => {
+            Err(ProviderError::Credentials { .. }) => {
                 self.refresh_credentials(generation);
                 let (client, _) = self.client();
                 self.get(&client, remote).await?

@@ -1,9 +1,12 @@
 //! Integration tests: the real `jasm-agent` program against a real API server and an emulator of the stores.
 
 mod harness;
+mod canary;
+mod credentials;
 mod failures;
 mod freshness;
 mod main_job;
 mod names;
 mod program;
+mod rights;
 mod support;

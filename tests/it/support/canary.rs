@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use axum::body::Bytes;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
@@ -79,6 +80,8 @@ fn layers(value: &[u8]) -> Vec<(String, Vec<u8>)> {
     let mut layers = vec![
         ("raw".to_owned(), value.to_vec()),
         ("bytes in Rust's form".to_owned(), value.escape_ascii().to_string().into_bytes()),
+        // The same but for the apostrophe: what SDKs print of a `Bytes`.
+        ("bytes in the form of Bytes".to_owned(), printed(value).into_bytes()),
         ("URL-percent".to_owned(), percent(value, "%20", |byte| format!("%{byte:02X}")).into_bytes()),
         ("URL-percent in lower case".to_owned(), percent(value, "%20", |byte| format!("%{byte:02x}")).into_bytes()),
         ("form-percent".to_owned(), percent(value, "+", |byte| format!("%{byte:02X}")).into_bytes()),
@@ -92,6 +95,11 @@ fn layers(value: &[u8]) -> Vec<(String, Vec<u8>)> {
         layers.push(("JSON".to_owned(), once.into_bytes()));
     }
     layers
+}
+
+fn printed(value: &[u8]) -> String {
+    let text = format!("{:?}", Bytes::copy_from_slice(value));
+    unquoted(text.strip_prefix('b').unwrap_or(&text))
 }
 
 fn json(text: &str) -> String {

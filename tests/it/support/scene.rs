@@ -42,9 +42,14 @@ impl Scene {
 
     /// The same with changes.
     pub(crate) async fn set_with(change: impl FnOnce(AgentBuilder) -> AgentBuilder) -> Self {
+        Self::set_with_store(|builder, _| change(builder)).await
+    }
+
+    /// The same with a store that is set up before the agent starts.
+    pub(crate) async fn set_with_store(change: impl FnOnce(AgentBuilder, &Store) -> AgentBuilder) -> Self {
         let surroundings = Surroundings::get().await;
         let store = Store::start(surroundings).await;
-        let builder = change(AgentBuilder::new(surroundings, &store).await.policy(ALLOW_ALL));
+        let builder = change(AgentBuilder::new(surroundings, &store).await.policy(ALLOW_ALL), &store);
         let mut agent = builder.spawn();
         agent.ready().await;
         let namespace = TestNamespace::create(surroundings).await;

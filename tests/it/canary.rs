@@ -1,0 +1,116 @@
+//! Random secret values pass through success and every failure, at the most verbose log level, and appear nowhere.
+
+use serde_json::{Map, Value, json};
+
+use crate::support::canary::{Canary, random_values};
+use crate::support::cluster::TestNamespace;
+use crate::support::scene::{ALLOW_ALL, Scene, later_than};
+use crate::support::store::Fault;
+
+#[tokio::test]
+async fn no_value_appears_in_log_events_or_metrics() {
+    let values = random_values(20);
+    let key = random_values(1).remove(0);
+    let scene = Scene::set_with(|builder| builder.log_level("trace").env("AWS_SECRET_ACCESS_KEY", &key)).await;
+    let object: Map<String, Value> =
+        values.iter().enumerate().map(|(number, value)| (format!("K{number}"), json!(value))).collect();
+    let good = Value::Object(object).to_string();
+
+    success(&scene, &good).await;
+    each_fault_of_the_store(&scene, &good).await;
+    each_value_that_is_no_secret(&scene, &values, &good).await;
+    each_refusal_of_the_api_server(&scene, &good).await;
+    each_request_that_is_refused(&scene, &good).await;
+
+    let canary = Canary::new(values.into_iter().chain([key]));
+    let token = std::fs::read_to_string(scene.builder.node().folder().join("token")).expect("the agent's token");
+    let text = scene.agent.text();
+    assert!(text.contains("SecretSyncSuccess") && text.contains("SecretTooLarge") && text.contains("SecretConflict"));
+    canary.assert_absent("the agent's log", &text);
+    Canary::new([token.trim()]).assert_absent("the agent's log", &text);
+    canary.assert_absent("the agent's metrics", scene.agent.get("/metrics").await.text());
+    let events = serde_json::to_string(&scene.namespace.all_events().await).expect("Events are JSON");
+    assert!(events.contains("SecretInvalid"));
+    canary.assert_absent("the namespace's Events", events);
+}
+
+async fn success(scene: &Scene, good: &str) {
+    let path = scene.store.seed("good", good).await;
+    scene.pod("good").asks(&path, "good").create().await;
+    let secret = scene.namespace.wait_for_secret("good").await;
+    later_than(&secret).await;
+    let pod = scene.pod("again").asks(&path, "good").create().await;
+    scene.namespace.wait_for_event(&pod, "SecretSyncSuccess").await;
+}
+
+async fn each_fault_of_the_store(scene: &Scene, good: &str) {
+    let faults = [
+        ("denied", Fault::AccessDenied),
+        ("throttled", Fault::Throttling),
+        ("deleted", Fault::PendingDeletion),
+        ("down", Fault::Status(500)),
+        ("forbidden", Fault::Status(403)),
+        ("truncated", Fault::Truncated),
+        ("not-the-api", Fault::Body(good.to_owned())),
+        ("not-json", Fault::Body(format!("<html>{good}"))),
+    ];
+    for (case, fault) in faults {
+        let path = scene.store.seed(case, good).await;
+        scene.store.fail(&path, fault);
+        let pod = scene.pod(case).asks(&path, case).create().await;
+        scene.namespace.wait_for_event(&pod, "SecretFetchFailed").await;
+        scene.namespace.delete_pod(&pod).await;
+    }
+}
+
+async fn each_value_that_is_no_secret(scene: &Scene, values: &[String], good: &str) {
+    let (one, two) = (json!(values[0]), json!(values[1]));
+    let large = format!(r#"{{"A":{one},"B":"{}"}}"#, "x".repeat(1_100_000));
+    let cases = [
+        ("text", values.join("\n"), "SecretInvalid"),
+        ("json-text", one.to_string(), "SecretInvalid"),
+        ("array", format!("[{one},{two}]"), "SecretInvalid"),
+        ("cut", good[..good.len() - 3].to_owned(), "SecretInvalid"),
+        ("twice", format!(r#"{{"A":{one},"A":{two}}}"#), "SecretInvalid"),
+        ("bad-key", format!(r#"{{"A":{one},"B/C":{two}}}"#), "SecretInvalid"),
+        ("large", large, "SecretTooLarge"),
+    ];
+    for (case, value, reason) in cases {
+        let path = scene.store.seed(case, &value).await;
+        let pod = scene.pod(case).asks(&path, case).create().await;
+        scene.namespace.wait_for_event(&pod, reason).await;
+    }
+}
+
+async fn each_refusal_of_the_api_server(scene: &Scene, good: &str) {
+    let path = scene.store.seed("conflict", good).await;
+    scene.namespace.add_secret("conflict", &[("A", "theirs")]).await;
+    let pod = scene.pod("conflict").asks(&path, "conflict").create().await;
+    scene.namespace.wait_for_event(&pod, "SecretConflict").await;
+
+    let full = TestNamespace::create(scene.surroundings).await;
+    full.limit("count/secrets", 0).await;
+    let pod = full.pod("quota").on(scene.builder.node()).asks(&path, "quota").create().await;
+    full.wait_for_event(&pod, "SecretWriteFailed").await;
+
+    let going = TestNamespace::create(scene.surroundings).await;
+    let gate = scene.store.hold(&path);
+    going.pod("gone").on(scene.builder.node()).asks(&path, "gone").create().await;
+    gate.held(1).await;
+    going.terminate().await;
+    gate.release();
+    scene.wait_for_log("the end of a sync into a namespace that goes", |line| line["outcome"] == "namespace_gone").await;
+}
+
+async fn each_request_that_is_refused(scene: &Scene, good: &str) {
+    let pod = scene.pod("malformed").request("provider: [").create().await;
+    scene.namespace.wait_for_event(&pod, "AnnotationInvalid").await;
+    let pod = scene.pod("missing").asks("no/such/secret", "missing").create().await;
+    scene.namespace.wait_for_event(&pod, "SecretFetchFailed").await;
+    scene.builder.write_policy("rules: []");
+    scene.wait_for_log("the empty policy", |line| line["message"].as_str().is_some_and(|text| text.contains("no rule"))).await;
+    let path = scene.store.seed("policy", good).await;
+    let pod = scene.pod("policy").asks(&path, "policy").create().await;
+    scene.namespace.wait_for_event(&pod, "PolicyDenied").await;
+    scene.builder.write_policy(ALLOW_ALL);
+}

@@ -1,0 +1,166 @@
+//! Where the agent's AWS credentials come from, how they are renewed, and what is said when there are none.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::support::agent::AgentBuilder;
+use crate::support::cluster::TestNamespace;
+use crate::support::scene::{ALLOW_ALL, Scene};
+use crate::support::store::{Fault, POD_IDENTITY, Store};
+use crate::support::surroundings::Surroundings;
+
+const ASSUME: &str = "AssumeRoleWithWebIdentity";
+/// Shorter than the SDK's own margin, so that each use asks for new ones.
+const SHORT: Duration = Duration::from_secs(1);
+
+/// A builder without static credentials, and a token file.
+fn with_token(builder: AgentBuilder) -> (AgentBuilder, PathBuf) {
+    let file = builder.node().folder().join("aws-token");
+    std::fs::write(&file, "token-1").expect("a token file");
+    (builder.without_env("AWS_ACCESS_KEY_ID").without_env("AWS_SECRET_ACCESS_KEY"), file)
+}
+
+fn irsa(builder: AgentBuilder) -> AgentBuilder {
+    let (builder, file) = with_token(builder);
+    builder
+        .env("AWS_WEB_IDENTITY_TOKEN_FILE", &file.display().to_string())
+        .env("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/jasm")
+        .env("AWS_ROLE_SESSION_NAME", "jasm")
+}
+
+#[tokio::test]
+async fn irsa_is_used_and_its_token_file_is_read_again() {
+    let scene = Scene::set_with_store(|builder, store| {
+        store.set_web_identity_lifetime(SHORT);
+        irsa(builder)
+    })
+    .await;
+    let first = scene.store.seed("first", r#"{"A":"1"}"#).await;
+    let second = scene.store.seed("second", r#"{"A":"2"}"#).await;
+    scene.pod("web-1").asks(&first, "one").create().await;
+    scene.namespace.wait_for_secret("one").await;
+    std::fs::write(scene.builder.node().folder().join("aws-token"), "token-2").expect("a new token");
+    scene.pod("web-2").asks(&second, "two").create().await;
+    scene.namespace.wait_for_secret("two").await;
+
+    let tokens = scene.store.tokens(ASSUME);
+    assert_eq!(tokens.first().map(String::as_str), Some("token-1"));
+    assert_eq!(tokens.last().map(String::as_str), Some("token-2"), "{} tokens", tokens.len());
+    let key = scene.store.access_keys(&first);
+    assert!(key.iter().all(|key| key != "test" && !key.is_empty()), "the role's credentials sign: {key:?}");
+}
+
+#[tokio::test]
+async fn a_denied_role_says_what_to_check() {
+    let scene = Scene::set_with_store(|builder, store| {
+        store.fail(ASSUME, Fault::AccessDenied);
+        irsa(builder)
+    })
+    .await;
+    let path = scene.store.seed("config", r#"{"A":"1"}"#).await;
+    let pod = scene.pod("web").asks(&path, "app").create().await;
+    let note = scene.namespace.wait_for_event(&pod, "SecretFetchFailed").await.note.unwrap_or_default();
+    assert!(note.contains("no valid credentials") && note.contains("trust policy"), "{note}");
+    assert_eq!(scene.store.calls(&path), 0, "nothing is asked with other credentials");
+
+    scene.store.heal(ASSUME);
+    scene.namespace.wait_for_data("app", [("A", "1")]).await;
+}
+
+#[tokio::test]
+async fn pod_identity_is_used_and_rotated() {
+    let scene = Scene::set_with_store(|builder, store| {
+        let (builder, file) = with_token(builder);
+        store.serve_pod_identity(&file, "ASIAFIRST", SHORT);
+        builder
+            .env("AWS_CONTAINER_CREDENTIALS_FULL_URI", &store.pod_identity_url())
+            .env("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", &file.display().to_string())
+    })
+    .await;
+    let first = scene.store.seed("first", r#"{"A":"1"}"#).await;
+    let second = scene.store.seed("second", r#"{"A":"2"}"#).await;
+    scene.pod("web-1").asks(&first, "one").create().await;
+    scene.namespace.wait_for_secret("one").await;
+    let file = scene.builder.node().folder().join("aws-token");
+    std::fs::write(&file, "token-2").expect("a new token");
+    scene.store.serve_pod_identity(&file, "ASIASECOND", SHORT);
+    scene.pod("web-2").asks(&second, "two").create().await;
+    scene.namespace.wait_for_secret("two").await;
+
+    assert_eq!(scene.store.access_keys(&first), ["ASIAFIRST"]);
+    assert_eq!(scene.store.access_keys(&second), ["ASIASECOND"]);
+    assert_eq!(scene.store.tokens(POD_IDENTITY).last().map(String::as_str), Some("token-2"));
+}
+
+#[tokio::test]
+async fn a_denied_pod_identity_says_what_to_check() {
+    let scene = Scene::set_with_store(|builder, store| {
+        let (builder, file) = with_token(builder);
+        store.fail(POD_IDENTITY, Fault::AccessDenied);
+        builder
+            .env("AWS_CONTAINER_CREDENTIALS_FULL_URI", &store.pod_identity_url())
+            .env("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", &file.display().to_string())
+    })
+    .await;
+    let pod = scene.pod("web").asks("a/b", "app").create().await;
+    let note = scene.namespace.wait_for_event(&pod, "SecretFetchFailed").await.note.unwrap_or_default();
+    assert!(note.contains("Pod Identity association"), "{note}");
+}
+
+#[tokio::test]
+async fn without_credentials_the_pod_is_told_and_no_instance_metadata_is_asked() {
+    let metadata = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    metadata.set_nonblocking(true).expect("a socket can be non-blocking");
+    let endpoint = format!("http://{}", metadata.local_addr().expect("a bound socket has an address"));
+    let scene = Scene::set_with(|builder| with_token(builder).0.env("AWS_EC2_METADATA_SERVICE_ENDPOINT", &endpoint)).await;
+    let path = scene.store.seed("config", r#"{"A":"1"}"#).await;
+    let pod = scene.pod("web").asks(&path, "app").create().await;
+    let note = scene.namespace.wait_for_event(&pod, "SecretFetchFailed").await.note.unwrap_or_default();
+    assert!(note.contains("set up IRSA, EKS Pod Identity or static credentials"), "{note}");
+    assert_eq!(scene.store.calls(&path), 0);
+    let asked = metadata.accept().map(|(_, from)| from);
+    assert!(asked.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock), "somebody asked for metadata");
+}
+
+#[tokio::test]
+async fn expired_credentials_are_renewed_once_and_at_once() {
+    let scene = Scene::set_with(irsa).await;
+    let path = scene.store.seed("config", r#"{"A":"1"}"#).await;
+    scene.store.fail_times(&path, 1, Fault::Status(401));
+    let before = scene.store.calls(ASSUME);
+    let pod = scene.pod("web").asks(&path, "app").create().await;
+    scene.namespace.wait_for_data("app", [("A", "1")]).await;
+    scene.namespace.wait_for_event(&pod, "SecretSyncSuccess").await;
+    assert_eq!(scene.namespace.events(&pod).await.len(), 1, "no failure is told");
+    assert!(scene.store.calls(ASSUME) > before, "new credentials were asked for");
+}
+
+#[tokio::test]
+async fn an_identity_that_sts_does_not_tell_reads_unknown_and_delays_nothing() {
+    let scene = Scene::set_with_store(|builder, store| {
+        store.fail("GetCallerIdentity", Fault::AccessDenied);
+        builder
+    })
+    .await;
+    let path = scene.store.seed("config", r#"{"A":"1"}"#).await;
+    scene.store.fail(&path, Fault::AccessDenied);
+    let pod = scene.pod("web").asks(&path, "app").create().await;
+    let note = scene.namespace.wait_for_event(&pod, "SecretFetchFailed").await.note.unwrap_or_default();
+    assert!(note.contains("to unknown"), "{note}");
+}
+
+#[tokio::test]
+async fn an_sts_that_hangs_gates_neither_readiness_nor_work() {
+    let surroundings = Surroundings::get().await;
+    let store = Store::start(surroundings).await;
+    let gate = store.hold("GetCallerIdentity");
+    let builder = AgentBuilder::new(surroundings, &store).await.policy(ALLOW_ALL);
+    let mut agent = builder.spawn();
+    agent.ready().await;
+    let namespace = TestNamespace::create(surroundings).await;
+    let path = store.seed("config", r#"{"A":"1"}"#).await;
+    namespace.pod("web").on(builder.node()).asks(&path, "app").create().await;
+    namespace.wait_for_data("app", [("A", "1")]).await;
+    assert_eq!(gate.count(), 1, "it still hangs");
+}
