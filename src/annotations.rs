@@ -37,9 +37,7 @@ pub struct AnnotationError {
 
 /// Says what is wrong with an annotation.
 pub(crate) fn invalid(problem: impl Into<String>) -> AnnotationError {
-    AnnotationError {
-        problem: problem.into(),
-    }
+    AnnotationError { problem: problem.into() }
 }
 
 /// Parses the annotation of a pod.
@@ -48,10 +46,7 @@ pub(crate) fn invalid(problem: impl Into<String>) -> AnnotationError {
 /// [`AnnotationError`] when the text is not exactly one object of known fields.
 pub fn parse(text: &str) -> Result<Vec<RawRequest>, AnnotationError> {
     if text.len() > MAX_ANNOTATION_BYTES {
-        return Err(invalid(format!(
-            "is {} bytes long; at most {MAX_ANNOTATION_BYTES} are allowed",
-            text.len()
-        )));
+        return Err(invalid(format!("is {} bytes long; at most {MAX_ANNOTATION_BYTES} are allowed", text.len())));
     }
     if text.trim().is_empty() {
         return Err(invalid("is empty; write provider, path and secretName"));
@@ -121,10 +116,7 @@ fn refuse_properties(anchor: usize, tagged: bool) -> Result<(), &'static str> {
 
 /// Turns the deserializer's error into ours: field, place and near miss, never a quoted value.
 fn explain(error: &YamlError) -> AnnotationError {
-    let place = error
-        .location()
-        .map(|at| format!(" (line {}, column {})", at.line(), at.column()))
-        .unwrap_or_default();
+    let place = error.location().map(|at| format!(" (line {}, column {})", at.line(), at.column())).unwrap_or_default();
     let problem = match error.without_snippet() {
         YamlError::SerdeUnknownField { field, expected, .. } => {
             format!(
@@ -141,9 +133,7 @@ fn explain(error: &YamlError) -> AnnotationError {
         },
         YamlError::MergeKeyNotAllowed { .. } => format!("has a merge key (`<<`){place}; write plain values"),
         YamlError::NullIntoString { .. } => format!("has a field without a value{place}; write a text"),
-        _ => format!(
-            "must be one object with the text fields provider, path and secretName{place}"
-        ),
+        _ => format!("must be one object with the text fields provider, path and secretName{place}"),
     };
     invalid(problem)
 }
@@ -161,11 +151,8 @@ pub(crate) fn did_you_mean<'a>(written: &str, known: impl Iterator<Item = &'a st
 /// A stranger's word as it may stand in a message: short, and with nothing that a terminal would act on.
 pub(crate) fn quoted(word: &str) -> String {
     const SHOWN: usize = 64;
-    let mut shown: String = word
-        .chars()
-        .take(SHOWN)
-        .map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '\u{fffd}' })
-        .collect();
+    let mut shown: String =
+        word.chars().take(SHOWN).map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '\u{fffd}' }).collect();
     if word.chars().count() > SHOWN {
         shown.push_str("...");
     }

@@ -20,7 +20,13 @@ pub struct Flags {
     #[arg(long, env = "JASM_POLICY_FILE", global = true, value_name = "PATH", default_value = "/etc/jasm/policy.yaml")]
     policy_file: PathBuf,
     /// Provider instances; absent = the defaults, set up by the environment
-    #[arg(long, env = "JASM_PROVIDERS_FILE", global = true, value_name = "PATH", default_value = "/etc/jasm/providers.yaml")]
+    #[arg(
+        long,
+        env = "JASM_PROVIDERS_FILE",
+        global = true,
+        value_name = "PATH",
+        default_value = "/etc/jasm/providers.yaml"
+    )]
     providers_file: PathBuf,
     /// Address of probes and metrics
     #[arg(long, env = "JASM_LISTEN", global = true, value_name = "IP:PORT", default_value = "0.0.0.0:8080")]
@@ -84,15 +90,30 @@ impl TryFrom<Flags> for Config {
             node_name: node_name(flags.node_name)?,
             policy_file: flags.policy_file,
             providers_file: flags.providers_file,
-            listen: value("--listen", "JASM_LISTEN", &flags.listen, "an IP address and a port are allowed, as in 0.0.0.0:8080 or [::]:8080")?,
+            listen: value(
+                "--listen",
+                "JASM_LISTEN",
+                &flags.listen,
+                "an IP address and a port are allowed, as in 0.0.0.0:8080 or [::]:8080",
+            )?,
             freshness: freshness(&flags.freshness)?,
             log_format: value("--log-format", "JASM_LOG_FORMAT", &flags.log_format, "json and text are allowed")?,
-            log_level: value("--log-level", "JASM_LOG_LEVEL", &flags.log_level, "error, warn, info, debug and trace are allowed")?,
+            log_level: value(
+                "--log-level",
+                "JASM_LOG_LEVEL",
+                &flags.log_level,
+                "error, warn, info, debug and trace are allowed",
+            )?,
         })
     }
 }
 
-fn value<T: FromStr>(flag: &'static str, variable: &'static str, text: &str, allowed: &'static str) -> Result<T, ConfigError> {
+fn value<T: FromStr>(
+    flag: &'static str,
+    variable: &'static str,
+    text: &str,
+    allowed: &'static str,
+) -> Result<T, ConfigError> {
     text.parse().map_err(|_| ConfigError { flag, variable, problem: format!("is {text:?}"), allowed })
 }
 
@@ -112,7 +133,8 @@ fn node_name(name: Option<String>) -> Result<String, ConfigError> {
 }
 
 fn freshness(text: &str) -> Result<Duration, ConfigError> {
-    let (flag, variable, allowed) = ("--freshness", "JASM_FRESHNESS", "a duration from 0s to 24h is allowed, as in 60s or 5m");
+    let (flag, variable, allowed) =
+        ("--freshness", "JASM_FRESHNESS", "a duration from 0s to 24h is allowed, as in 60s or 5m");
     let fail = || ConfigError { flag, variable, problem: format!("is {text:?}"), allowed };
     let duration: jiff::SignedDuration = value(flag, variable, text, allowed)?;
     Duration::try_from(duration).ok().filter(|duration| *duration <= MAX_FRESHNESS).ok_or_else(fail)

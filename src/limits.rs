@@ -29,10 +29,7 @@ impl ByteBudget {
     }
 
     fn new(copies: usize) -> Self {
-        Self {
-            pool: Arc::new(Semaphore::new(POOL_BYTES / KIB)),
-            copies,
-        }
+        Self { pool: Arc::new(Semaphore::new(POOL_BYTES / KIB)), copies }
     }
 
     /// Waits until so many bytes may be held. A demand above the whole pool takes the whole pool.

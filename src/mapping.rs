@@ -9,10 +9,7 @@ use serde::{
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
-use crate::{
-    annotations::quoted,
-    secret_value::SecretPayload,
-};
+use crate::{annotations::quoted, secret_value::SecretPayload};
 
 /// The API server's limit for all keys and values of a Secret together, in bytes.
 pub const MAX_SECRET_BYTES: usize = 1024 * 1024;
@@ -163,10 +160,7 @@ mod tests {
 
     fn map_text(text: &str) -> Result<Vec<(String, String)>, MappingError> {
         let data = map(&SecretPayload::new(text.as_bytes().to_vec(), "v"))?;
-        Ok(data
-            .iter()
-            .map(|(key, value)| (key.to_owned(), String::from_utf8_lossy(value).into_owned()))
-            .collect())
+        Ok(data.iter().map(|(key, value)| (key.to_owned(), String::from_utf8_lossy(value).into_owned())).collect())
     }
 
     #[test]

@@ -80,14 +80,34 @@ impl Metrics {
         let r = &mut self.registry;
         r.register("jasm_build_info", "Version of the agent", build);
         r.register("jasm_syncs", "Requests of pods worked on, by outcome", self.syncs.clone());
-        r.register("jasm_requests_waiting", "Requests of pods on this node that are not served yet", self.waiting.clone());
-        r.register("jasm_sync_duration_seconds", "From the start of work on a request to its outcome", self.sync_seconds.clone());
+        r.register(
+            "jasm_requests_waiting",
+            "Requests of pods on this node that are not served yet",
+            self.waiting.clone(),
+        );
+        r.register(
+            "jasm_sync_duration_seconds",
+            "From the start of work on a request to its outcome",
+            self.sync_seconds.clone(),
+        );
         r.register("jasm_provider_requests", "Requests to stores, by outcome", self.provider_requests.clone());
         r.register("jasm_policy_info", "The policy in force: digest of its files", self.policy_info.clone());
-        r.register("jasm_policy_last_reload_successful", "0 while the newest policy file is broken and an older one is in force", self.policy_reload_ok.clone());
-        r.register("jasm_admission_enforced", "1 while every shipped admission policy refused its check", self.admission_enforced.clone());
+        r.register(
+            "jasm_policy_last_reload_successful",
+            "0 while the newest policy file is broken and an older one is in force",
+            self.policy_reload_ok.clone(),
+        );
+        r.register(
+            "jasm_admission_enforced",
+            "1 while every shipped admission policy refused its check",
+            self.admission_enforced.clone(),
+        );
         r.register("jasm_panics", "Bugs caught while working on a request", self.panics.clone());
-        r.register("jasm_events_dropped", "Events not sent because the queue was full or the API server refused", self.events_dropped.clone());
+        r.register(
+            "jasm_events_dropped",
+            "Events not sent because the queue was full or the API server refused",
+            self.events_dropped.clone(),
+        );
     }
 
     /// One request worked on. `provider` must be a configured name, or empty: it becomes a label.

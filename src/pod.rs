@@ -112,11 +112,7 @@ impl PodView {
 
     /// The Deployment controller's hash, where the pod carries one.
     pub fn template_hash(&self) -> Option<&str> {
-        self.metadata
-            .labels
-            .as_ref()?
-            .get(TEMPLATE_HASH_LABEL)
-            .map(String::as_str)
+        self.metadata.labels.as_ref()?.get(TEMPLATE_HASH_LABEL).map(String::as_str)
     }
 
     /// What Events point at.
@@ -213,13 +209,8 @@ struct WireCondition {
 
 impl From<Wire> for PodView {
     fn from(wire: Wire) -> Self {
-        let Wire {
-            metadata: mut meta,
-            spec,
-            status,
-        } = wire;
-        meta.annotations
-            .retain(|key, _| key == SYNC_ANNOTATION || key == MIRROR_ANNOTATION);
+        let Wire { metadata: mut meta, spec, status } = wire;
+        meta.annotations.retain(|key, _| key == SYNC_ANNOTATION || key == MIRROR_ANNOTATION);
         meta.labels.retain(|key, _| key == TEMPLATE_HASH_LABEL);
         meta.owner_references.retain(|owner| owner.controller == Some(true));
         let scheduled = status

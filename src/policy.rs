@@ -75,10 +75,7 @@ pub struct Requester {
 impl Requester {
     /// The pod as policy sees it.
     pub fn of(pod: &PodView) -> Self {
-        Self {
-            namespace: pod.namespace(),
-            service_account: pod.service_account.clone(),
-        }
+        Self { namespace: pod.namespace(), service_account: pod.service_account.clone() }
     }
 }
 
@@ -133,10 +130,8 @@ impl Policy {
             if text.trim().is_empty() {
                 continue;
             }
-            let parsed: PolicyFile = serde_yaml::from_str(text).map_err(|source| PolicyError {
-                file: file.to_owned(),
-                source,
-            })?;
+            let parsed: PolicyFile =
+                serde_yaml::from_str(text).map_err(|source| PolicyError { file: file.to_owned(), source })?;
             rules.extend(parsed.rules);
         }
         Ok(Self { rules })
@@ -158,11 +153,7 @@ impl Policy {
     /// [`Denied`], with the rule that an operator would have to add.
     pub fn admit(&self, request: SecretRequest, requester: &Requester) -> Result<AdmittedRequest, Denied> {
         match self.rules.iter().position(|rule| rule.matches(&request, requester)) {
-            Some(index) => Ok(AdmittedRequest {
-                request,
-                requester: requester.clone(),
-                rule: index + 1,
-            }),
+            Some(index) => Ok(AdmittedRequest { request, requester: requester.clone(), rule: index + 1 }),
             None => Err(Denied {
                 namespace: requester.namespace.clone(),
                 service_account: requester.service_account.clone(),
@@ -193,11 +184,7 @@ impl Rule {
 
 impl NamePattern {
     fn matches(&self, name: &str) -> bool {
-        if self.open {
-            name.starts_with(&self.prefix)
-        } else {
-            name == self.prefix
-        }
+        if self.open { name.starts_with(&self.prefix) } else { name == self.prefix }
     }
 }
 
@@ -210,10 +197,7 @@ impl TryFrom<String> for NamePattern {
         if prefix.contains('*') || text.is_empty() {
             return Err(format!("{} is not a name pattern: write an exact name, or a trailing `*`", quoted(&text)));
         }
-        Ok(Self {
-            prefix: prefix.to_owned(),
-            open,
-        })
+        Ok(Self { prefix: prefix.to_owned(), open })
     }
 }
 
@@ -280,10 +264,9 @@ fn parse_segment(text: &str) -> Result<Segment, String> {
     match text {
         "**" => Ok(Segment::AnyNumber),
         "*" => Ok(Segment::AnyOne),
-        _ if text.contains('*') => Err(format!(
-            "`*` must be a whole segment of a path pattern, not a part of {}",
-            quoted(text)
-        )),
+        _ if text.contains('*') => {
+            Err(format!("`*` must be a whole segment of a path pattern, not a part of {}", quoted(text)))
+        }
         _ => {
             let rest = text.replace("{namespace}", "").replace("{serviceAccount}", "");
             if rest.contains(['{', '}']) {
@@ -318,10 +301,7 @@ mod tests {
     }
 
     fn by(namespace: &str, service_account: &str) -> Requester {
-        Requester {
-            namespace: PodNamespace::for_test(namespace),
-            service_account: service_account.to_owned(),
-        }
+        Requester { namespace: PodNamespace::for_test(namespace), service_account: service_account.to_owned() }
     }
 
     fn policy(namespaces: &str, service_accounts: &str, providers: &str, path: &str) -> Policy {
@@ -389,7 +369,8 @@ mod tests {
              operator can add to the agent's policy.yaml: - {namespaces: [team-a], serviceAccounts: [web], providers: \
              [aws-secretsmanager], paths: [\"/prod/db\"]}"
         );
-        let rule = denied.to_string().split_once("policy.yaml: ").map(|(_, rule)| format!("rules:\n{rule}")).expect("rule");
+        let rule =
+            denied.to_string().split_once("policy.yaml: ").map(|(_, rule)| format!("rules:\n{rule}")).expect("rule");
         let policy = Policy::parse([("shown", rule.as_str())]).expect("the shown rule is a rule");
         assert!(policy.admit(asking("/prod/db"), &by("team-a", "web")).is_ok(), "and it admits what was denied");
     }
@@ -397,11 +378,31 @@ mod tests {
     #[test]
     fn a_broken_file_is_refused_whole_with_its_place() {
         let cases = [
-            ("star inside a segment", "rules:\n- {namespaces: [a], serviceAccounts: [a], providers: [a], paths: ['/a*']}", "whole segment"),
-            ("unknown field", "rules:\n- {namespace: [a], serviceAccounts: [a], providers: [a], paths: [a]}", "unknown field `namespace`"),
-            ("missing field", "rules:\n- {namespaces: [a], serviceAccounts: [a], providers: [a]}", "missing field `paths`"),
-            ("placeholder", "rules:\n- {namespaces: [a], serviceAccounts: [a], providers: [a], paths: ['{pod}']}", "unknown placeholder"),
-            ("star in front", "rules:\n- {namespaces: ['*a'], serviceAccounts: [a], providers: [a], paths: [a]}", "name pattern"),
+            (
+                "star inside a segment",
+                "rules:\n- {namespaces: [a], serviceAccounts: [a], providers: [a], paths: ['/a*']}",
+                "whole segment",
+            ),
+            (
+                "unknown field",
+                "rules:\n- {namespace: [a], serviceAccounts: [a], providers: [a], paths: [a]}",
+                "unknown field `namespace`",
+            ),
+            (
+                "missing field",
+                "rules:\n- {namespaces: [a], serviceAccounts: [a], providers: [a]}",
+                "missing field `paths`",
+            ),
+            (
+                "placeholder",
+                "rules:\n- {namespaces: [a], serviceAccounts: [a], providers: [a], paths: ['{pod}']}",
+                "unknown placeholder",
+            ),
+            (
+                "star in front",
+                "rules:\n- {namespaces: ['*a'], serviceAccounts: [a], providers: [a], paths: [a]}",
+                "name pattern",
+            ),
             ("not YAML", "rules: [", "line 2"),
         ];
         for (case, text, want) in cases {

@@ -132,7 +132,8 @@ fn log_policy(path: &Path, policy: &Policy, snapshot: &Snapshot) {
 
 /// The digest is that of the text (as `sha256sum` gives it); of several files, that of their texts one after another.
 fn read(path: &Path) -> Result<Snapshot, PolicyFileError> {
-    let files = read_files(path).map_err(|source| PolicyFileError::Unreadable { path: path.display().to_string(), source })?;
+    let files =
+        read_files(path).map_err(|source| PolicyFileError::Unreadable { path: path.display().to_string(), source })?;
     let mut hasher = Sha256::new();
     for (_, text) in &files {
         hasher.update(text);
@@ -148,9 +149,12 @@ fn read_files(path: &Path) -> io::Result<Vec<(String, String)>> {
         Err(error) => Err(error),
         Ok(meta) if !meta.is_dir() => Ok(vec![file(path)?]),
         Ok(_) => {
-            let mut paths: Vec<PathBuf> = fs::read_dir(path)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
+            let mut paths: Vec<PathBuf> =
+                fs::read_dir(path)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
             // Names with a dot in front are the kubelet's own (`..data`), or an editor's.
-            paths.retain(|path| path.is_file() && !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".")));
+            paths.retain(|path| {
+                path.is_file() && !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+            });
             paths.sort();
             paths.iter().map(|path| file(path)).collect()
         }

@@ -121,7 +121,9 @@ fn serve_until_idle(listener: &TcpListener, probes: &Arc<Probes>) -> io::Result<
 fn answer(request: Request, probes: &Probes) {
     let path = request.url().split('?').next().unwrap_or_default();
     let (code, text) = match (request.method(), path) {
-        (Method::Get | Method::Head, "/livez" | "/healthz") if probes.heartbeat.is_alive(Instant::now()) => (200, "ok\n".to_owned()),
+        (Method::Get | Method::Head, "/livez" | "/healthz") if probes.heartbeat.is_alive(Instant::now()) => {
+            (200, "ok\n".to_owned())
+        }
         (Method::Get | Method::Head, "/livez" | "/healthz") => (503, "the agent's event loop is stuck\n".to_owned()),
         (Method::Get | Method::Head, "/readyz") => match (probes.unready)() {
             None => (200, "ok\n".to_owned()),

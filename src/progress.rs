@@ -240,7 +240,8 @@ impl Delays {
     fn new(retry: Retry) -> Self {
         let seconds = Duration::from_secs_f64;
         let doubling = |from: f64, to: f64| {
-            let builder = ExponentialBuilder::new().with_factor(2.0).with_min_delay(seconds(from)).with_max_delay(seconds(to));
+            let builder =
+                ExponentialBuilder::new().with_factor(2.0).with_min_delay(seconds(from)).with_max_delay(seconds(to));
             Box::new(builder.without_max_times().build())
         };
         // Full jitter where a store or the API server is in trouble, half where somebody has to act first.

@@ -94,10 +94,7 @@ pub enum RequestError {
 /// # Errors
 /// [`RequestError`] for the first thing that is wrong; nothing is filled in by guess.
 pub fn parse(text: &str, catalogue: &Catalogue) -> Result<Vec<SecretRequest>, RequestError> {
-    annotations::parse(text)?
-        .into_iter()
-        .map(|raw| check(raw, catalogue))
-        .collect()
+    annotations::parse(text)?.into_iter().map(|raw| check(raw, catalogue)).collect()
 }
 
 fn check(raw: RawRequest, catalogue: &Catalogue) -> Result<SecretRequest, RequestError> {
@@ -108,14 +105,9 @@ fn check(raw: RawRequest, catalogue: &Catalogue) -> Result<SecretRequest, Reques
             written: raw.provider,
         });
     };
-    kind.check_path(&raw.path)
-        .map_err(|problem| invalid(format!("field `path` {problem}")))?;
+    kind.check_path(&raw.path).map_err(|problem| invalid(format!("field `path` {problem}")))?;
     Ok(SecretRequest {
-        remote: RemoteRef {
-            provider: provider.clone(),
-            path: raw.path,
-            version: None,
-        },
+        remote: RemoteRef { provider: provider.clone(), path: raw.path, version: None },
         secret_name: check_secret_name(raw.secret_name)?,
     })
 }

@@ -16,10 +16,7 @@ pub struct SecretPayload {
 impl SecretPayload {
     /// Takes ownership of a value and of the store's own id of its version (never a hash of the value).
     pub fn new(bytes: Vec<u8>, version: impl Into<String>) -> Self {
-        Self {
-            bytes: Zeroizing::new(bytes),
-            version: version.into(),
-        }
+        Self { bytes: Zeroizing::new(bytes), version: version.into() }
     }
 
     /// The value itself.
@@ -59,9 +56,6 @@ mod tests {
     #[test]
     fn debug_shows_the_size_and_never_the_value() {
         let shown = format!("{:?}", SecretPayload::new(b"hunter2".to_vec(), "v-1"));
-        assert_eq!(
-            shown,
-            r#"SecretPayload { bytes: <7 bytes redacted>, version: "v-1" }"#
-        );
+        assert_eq!(shown, r#"SecretPayload { bytes: <7 bytes redacted>, version: "v-1" }"#);
     }
 }

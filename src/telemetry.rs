@@ -40,7 +40,13 @@ pub fn start(format: LogFormat, level: Level) {
         .with_target("kube_client", LevelFilter::OFF)
         .with_target("aws", LevelFilter::OFF);
     let lines = match format {
-        LogFormat::Json => fmt::layer().json().flatten_event(true).with_current_span(false).with_span_list(false).with_writer(io::stderr).boxed(),
+        LogFormat::Json => fmt::layer()
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .with_writer(io::stderr)
+            .boxed(),
         LogFormat::Text => fmt::layer().with_ansi(false).with_writer(io::stderr).boxed(),
     };
     tracing_subscriber::registry().with(lines.with_filter(filter)).init();

@@ -40,11 +40,7 @@ pub enum Workload {
 
 impl Workload {
     fn long_lived(group: &str, kind: &str, name: &str) -> Self {
-        Self::LongLived {
-            group: group.to_owned(),
-            kind: kind.to_owned(),
-            name: name.to_owned(),
-        }
+        Self::LongLived { group: group.to_owned(), kind: kind.to_owned(), name: name.to_owned() }
     }
 
     fn of_owner(owner: &OwnerReference) -> Self {
@@ -141,10 +137,8 @@ async fn controller_of<K>(
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + fmt::Debug,
 {
-    let owners = metadata::<K>(client, namespace, name)
-        .await?
-        .and_then(|meta| meta.owner_references)
-        .unwrap_or_default();
+    let owners =
+        metadata::<K>(client, namespace, name).await?.and_then(|meta| meta.owner_references).unwrap_or_default();
     Ok(owners.into_iter().find(|owner| owner.controller == Some(true)))
 }
 
@@ -171,7 +165,8 @@ mod tests {
         if let Some(hash) = hash {
             labels["pod-template-hash"] = json!(hash);
         }
-        serde_json::from_value(json!({"metadata": {"name": "p", "ownerReferences": owners, "labels": labels}})).expect("a pod")
+        serde_json::from_value(json!({"metadata": {"name": "p", "ownerReferences": owners, "labels": labels}}))
+            .expect("a pod")
     }
 
     #[test]

@@ -159,9 +159,8 @@ impl AwsSecretsManager {
 
 fn new_client(sdk: &SdkConfig) -> Client {
     // A cache of its own, so that a new client asks for new credentials.
-    let config = aws_sdk_secretsmanager::config::Builder::from(sdk)
-        .identity_cache(IdentityCache::lazy().build())
-        .build();
+    let config =
+        aws_sdk_secretsmanager::config::Builder::from(sdk).identity_cache(IdentityCache::lazy().build()).build();
     Client::from_conf(config)
 }
 
@@ -274,12 +273,20 @@ fn classify(code: &str, status: u16, message: &str) -> Failure {
     match code {
         "ResourceNotFoundException" => Failure::NotFound,
         "InvalidRequestException" => Failure::Unreadable,
-        "AccessDeniedException" | "AccessDenied" if message.contains("KMS") => Failure::Denied { action: "kms:Decrypt" },
+        "AccessDeniedException" | "AccessDenied" if message.contains("KMS") => {
+            Failure::Denied { action: "kms:Decrypt" }
+        }
         "AccessDeniedException" | "AccessDenied" => Failure::Denied { action: "secretsmanager:GetSecretValue" },
         "DecryptionFailure" => Failure::Denied { action: "kms:Decrypt" },
-        "ExpiredToken" | "ExpiredTokenException" | "UnrecognizedClientException" | "InvalidClientTokenId"
-        | "InvalidSignatureException" | "IncompleteSignature" | "SignatureDoesNotMatch"
-        | "MissingAuthenticationToken" | "MissingAuthenticationTokenException" => Failure::Credentials,
+        "ExpiredToken"
+        | "ExpiredTokenException"
+        | "UnrecognizedClientException"
+        | "InvalidClientTokenId"
+        | "InvalidSignatureException"
+        | "IncompleteSignature"
+        | "SignatureDoesNotMatch"
+        | "MissingAuthenticationToken"
+        | "MissingAuthenticationTokenException" => Failure::Credentials,
         "ThrottlingException" | "Throttling" | "TooManyRequestsException" | "RequestLimitExceeded" | "SlowDown" => {
             Failure::Throttled
         }
@@ -318,8 +325,12 @@ pub(super) fn check_path(path: &str) -> Result<(), String> {
         };
         let word = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
         let account_ok = account.len() == 12 && account.chars().all(|c| c.is_ascii_digit());
-        if !partition.starts_with("aws") || !word(partition) || service != "secretsmanager" || !word(region)
-            || !account_ok || kind != "secret"
+        if !partition.starts_with("aws")
+            || !word(partition)
+            || service != "secretsmanager"
+            || !word(region)
+            || !account_ok
+            || kind != "secret"
         {
             return Err(ARN.to_owned());
         }
@@ -354,7 +365,12 @@ mod tests {
         let longest = "a".repeat(MAX_PATH_BYTES);
         let too_long = "a".repeat(MAX_PATH_BYTES + 1);
         let good = [
-            "/prod/codnod/config", "prod/db", "plain", "rds!db-1", "a+b=c@d.e_f-g", longest.as_str(),
+            "/prod/codnod/config",
+            "prod/db",
+            "plain",
+            "rds!db-1",
+            "a+b=c@d.e_f-g",
+            longest.as_str(),
             "arn:aws:secretsmanager:eu-west-1:111122223333:secret:prod/db-AbCdEf",
             "arn:aws-cn:secretsmanager:cn-north-1:111122223333:secret:x",
         ];
@@ -362,11 +378,35 @@ mod tests {
             assert_eq!(check_path(path), Ok(()), "path: {path}");
         }
         let bad = [
-            "", "/", "a//b", "/a/", "a/", "../a", "a/../b", "a/./b", "a/..", "%2e%2e/a", "a?b", "a#b", "a b", "a\nb", "a\\b",
-            "https://evil/x", "ä", "a*", "a\u{0}b", "a\u{202e}b", too_long.as_str(),
-            "arn:aws:s3:::bucket", "arn:aws:ssm:eu-west-1:111122223333:parameter/x", "arn:", "arn:aws:secretsmanager",
-            "arn:aws:secretsmanager:eu-west-1:111122223333:secret:", "arn:aws:secretsmanager:eu-west-1:1:secret:x",
-            "arn:aws:secretsmanager:eu-west-1:111122223333:secret:a/../b", "arn:aws:secretsmanager::111122223333:secret:x",
+            "",
+            "/",
+            "a//b",
+            "/a/",
+            "a/",
+            "../a",
+            "a/../b",
+            "a/./b",
+            "a/..",
+            "%2e%2e/a",
+            "a?b",
+            "a#b",
+            "a b",
+            "a\nb",
+            "a\\b",
+            "https://evil/x",
+            "ä",
+            "a*",
+            "a\u{0}b",
+            "a\u{202e}b",
+            too_long.as_str(),
+            "arn:aws:s3:::bucket",
+            "arn:aws:ssm:eu-west-1:111122223333:parameter/x",
+            "arn:",
+            "arn:aws:secretsmanager",
+            "arn:aws:secretsmanager:eu-west-1:111122223333:secret:",
+            "arn:aws:secretsmanager:eu-west-1:1:secret:x",
+            "arn:aws:secretsmanager:eu-west-1:111122223333:secret:a/../b",
+            "arn:aws:secretsmanager::111122223333:secret:x",
         ];
         for path in bad {
             assert!(check_path(path).is_err(), "path: {path}");

@@ -49,9 +49,7 @@ impl Source {
             Self::PodIdentity => {
                 SharedCredentialsProvider::new(EcsCredentialsProvider::builder().configure(&config).build())
             }
-            Self::Imds => {
-                SharedCredentialsProvider::new(ImdsCredentialsProvider::builder().configure(&config).build())
-            }
+            Self::Imds => SharedCredentialsProvider::new(ImdsCredentialsProvider::builder().configure(&config).build()),
         }
     }
 

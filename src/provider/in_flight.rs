@@ -122,11 +122,7 @@ impl InFlight {
     fn depart(&self, key: &FetchKey, start: &impl Fn() -> (Timestamp, Fetch)) -> (Entered, Shared<Flight>) {
         let id = self.last_id.fetch_add(1, Ordering::Relaxed);
         let (seen_through, fetch) = start();
-        let landing = Landing {
-            flights: Arc::clone(&self.flights),
-            key: key.clone(),
-            id,
-        };
+        let landing = Landing { flights: Arc::clone(&self.flights), key: key.clone(), id };
         let provider = key.remote.provider.clone();
         let path = key.remote.path.clone();
         let flight = async move {
@@ -168,10 +164,7 @@ impl Drop for Landing {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::atomic::AtomicUsize,
-        time::Duration,
-    };
+    use std::{sync::atomic::AtomicUsize, time::Duration};
 
     use futures::future::join_all;
     use tokio::sync::Semaphore;

@@ -112,10 +112,7 @@ impl Catalogue {
 
     /// The instance of that name.
     pub fn get(&self, name: &str) -> Option<(&ProviderName, Kind)> {
-        self.0
-            .iter()
-            .find(|(known, _)| known.as_str() == name)
-            .map(|(name, kind)| (name, *kind))
+        self.0.iter().find(|(known, _)| known.as_str() == name).map(|(name, kind)| (name, *kind))
     }
 
     /// All names, sorted.

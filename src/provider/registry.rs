@@ -49,10 +49,7 @@ struct ProvidersFile {
 /// # Errors
 /// [`ProvidersError`] names the file, the instance and what is wrong with it.
 pub fn read_instances(file: &Path) -> Result<Vec<InstanceConfig>, ProvidersError> {
-    let fail = |problem: String| ProvidersError {
-        file: file.display().to_string(),
-        problem,
-    };
+    let fail = |problem: String| ProvidersError { file: file.display().to_string(), problem };
     let text = match std::fs::read_to_string(file) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return default_instances().map_err(fail),
@@ -146,13 +143,7 @@ impl Registry {
             let permits = Arc::new(Semaphore::new(CONCURRENT_FETCHES));
             instances.insert(name, Instance { adapter, permits });
         }
-        Ok(Self {
-            instances,
-            catalogue,
-            in_flight: InFlight::default(),
-            payloads: ByteBudget::for_payloads(),
-            metrics,
-        })
+        Ok(Self { instances, catalogue, in_flight: InFlight::default(), payloads: ByteBudget::for_payloads(), metrics })
     }
 
     /// The instances by name and kind, for the pure layers.
@@ -213,11 +204,7 @@ impl Registry {
             metrics.provider_request(adapter.name(), result);
             let payload = outcome?;
             ByteBudget::shrink(&mut reserved, payload.len());
-            Ok(Fetched {
-                payload,
-                seen_through,
-                reserved,
-            })
+            Ok(Fetched { payload, seen_through, reserved })
         }
         .boxed()
     }
@@ -232,8 +219,7 @@ mod tests {
         std::fs::write(&file, text).expect("a temporary file");
         let got = read_instances(&file);
         std::fs::remove_file(&file).expect("removed");
-        got.map(|all| all.iter().map(|instance| instance.name().to_string()).collect())
-            .map_err(|error| error.problem)
+        got.map(|all| all.iter().map(|instance| instance.name().to_string()).collect()).map_err(|error| error.problem)
     }
 
     #[test]
@@ -255,8 +241,16 @@ mod tests {
             ("bad name", "providers: [{name: A_B, kind: aws-secretsmanager}]", "must be 1 to 63"),
             ("no kind", "providers: [{name: a}]", "instance a has no `kind`"),
             ("unknown kind", "providers: [{name: a, kind: gcp}]", "instance a: unknown variant `gcp`"),
-            ("unknown field", "providers: [{name: a, kind: aws-secretsmanager, regoin: x}]", "instance a: unknown field `regoin`"),
-            ("same name", "providers: [{name: a, kind: aws-secretsmanager}, {name: a, kind: aws-secretsmanager}]", "two instances are called a"),
+            (
+                "unknown field",
+                "providers: [{name: a, kind: aws-secretsmanager, regoin: x}]",
+                "instance a: unknown field `regoin`",
+            ),
+            (
+                "same name",
+                "providers: [{name: a, kind: aws-secretsmanager}, {name: a, kind: aws-secretsmanager}]",
+                "two instances are called a",
+            ),
             ("no list", "provider: []", "unknown field `provider`"),
         ];
         for (case, text, want) in cases {

@@ -8,13 +8,7 @@ use std::{sync::Arc, time::Duration};
 use futures::future::join_all;
 use tokio::sync::{Notify, watch};
 
-use super::{
-    NODE, PROBE, SOURCE,
-    api::Secrets,
-    body::SecretBody,
-    error::TargetError,
-    reply::refusing_policy,
-};
+use super::{NODE, PROBE, SOURCE, api::Secrets, body::SecretBody, error::TargetError, reply::refusing_policy};
 use crate::{changes::Changes, metrics::Metrics};
 
 /// How the names of all shipped policies begin.
@@ -98,7 +92,9 @@ impl Admission {
             Ok(State::Missing(policy)) => Err(TargetError::AdmissionMissing { policy }),
             Ok(State::Unchecked(why)) => Err(TargetError::AdmissionUnchecked { why: why.clone() }),
             // Unknown was waited for, and the sender lives as long as we do.
-            Ok(State::Unknown) | Err(_) => Err(TargetError::AdmissionUnchecked { why: "no check has ended".to_owned() }),
+            Ok(State::Unknown) | Err(_) => {
+                Err(TargetError::AdmissionUnchecked { why: "no check has ended".to_owned() })
+            }
         }
     }
 
@@ -154,9 +150,7 @@ impl Admission {
         match self.secrets.check(&self.own_namespace, body).await {
             Ok((200..300, _)) => State::Missing(policy),
             Ok((403, status)) if refusing_policy(&status) == Some(policy) => State::Enforced,
-            Ok((code, status)) => {
-                State::Unchecked(format!("the check of {policy} got HTTP {code}: {}", status.said()))
-            }
+            Ok((code, status)) => State::Unchecked(format!("the check of {policy} got HTTP {code}: {}", status.said())),
             Err(error) => State::Unchecked(crate::error::chain(&error)),
         }
     }

@@ -67,7 +67,9 @@ pub enum TargetError {
         resource: String,
     },
     /// The API server does not accept the agent's token.
-    #[error("the API server does not accept the agent's token: check that the agent's ServiceAccount and pod still exist")]
+    #[error(
+        "the API server does not accept the agent's token: check that the agent's ServiceAccount and pod still exist"
+    )]
     Unauthenticated,
     /// One of our own policies.
     #[error(
@@ -94,7 +96,9 @@ pub enum TargetError {
         source: BoxError,
     },
     /// The namespace may hold no more.
-    #[error("the ResourceQuota of the namespace leaves no room for Secret {target}: raise it, or delete what is not needed")]
+    #[error(
+        "the ResourceQuota of the namespace leaves no room for Secret {target}: raise it, or delete what is not needed"
+    )]
     Quota {
         /// Namespace and name.
         target: String,
@@ -108,7 +112,9 @@ pub enum TargetError {
         fields: String,
     },
     /// The probe of a Secret of ours gave nothing readable.
-    #[error("Secret {target} could not be probed: check that rbac/ is of the agent's own release, or delete the Secret")]
+    #[error(
+        "Secret {target} could not be probed: check that rbac/ is of the agent's own release, or delete the Secret"
+    )]
     Unreadable {
         /// Namespace and name.
         target: String,
@@ -188,7 +194,9 @@ impl TargetError {
             Self::NotOurs { .. } | Self::NewerRelease { .. } | Self::Immutable { .. } | Self::TypeDiffers { .. } => {
                 Retry::Foreign
             }
-            Self::OwnPolicy { .. } | Self::Forbidden { .. } | Self::Invalid { .. } | Self::Unreadable { .. } => Retry::Denied,
+            Self::OwnPolicy { .. } | Self::Forbidden { .. } | Self::Invalid { .. } | Self::Unreadable { .. } => {
+                Retry::Denied
+            }
             Self::Quota { .. } => Retry::Absent,
             Self::Rbac { .. }
             | Self::Unauthenticated

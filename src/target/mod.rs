@@ -258,7 +258,8 @@ impl Targets {
         value: &Value,
     ) -> Result<Option<Outcome>, TargetError> {
         let same_source = held.filter(|held| held.source == wish.source);
-        let since = same_source.and_then(|held| held.spec_since).map_or(wish.reference, |since| since.max(wish.reference));
+        let since =
+            same_source.and_then(|held| held.spec_since).map_or(wish.reference, |since| since.max(wish.reference));
         let workload = same_source.and_then(|held| held.workload.as_ref()).unwrap_or(&wish.workload);
         let verb = if held.is_some() { Verb::Update } else { Verb::Create };
         let _reserved = self.bodies.reserve(SecretBody::max_bytes(&value.data)).await;

@@ -94,7 +94,9 @@ pub(super) fn classify(verb: Verb, code: u16, status: Status, target: &str) -> R
         // A conflict about anything else (a quota that is being counted, say) passes.
         409 if status.details.kind.is_empty() || status.details.kind == "secrets" => Reply::Changed,
         422 => Reply::Refused(invalid(&status, target)),
-        400 | 413 => Reply::Refused(TargetError::Invalid { target: target.to_owned(), fields: "its size or form".to_owned() }),
+        400 | 413 => {
+            Reply::Refused(TargetError::Invalid { target: target.to_owned(), fields: "its size or form".to_owned() })
+        }
         _ => Reply::Refused(unexpected(code, status, target)),
     }
 }
@@ -108,10 +110,16 @@ fn forbidden(status: Status, target: &str) -> Reply {
     let refused = if let Some((policy, said)) = policy_of(&message) {
         return by_policy(policy, said, target);
     } else if let Some(webhook) = between(&message, "admission webhook \"", "\" denied the request") {
-        TargetError::Forbidden { target, by: format!("the admission webhook {}", quoted(webhook)), source: said_at_length(&message) }
+        TargetError::Forbidden {
+            target,
+            by: format!("the admission webhook {}", quoted(webhook)),
+            source: said_at_length(&message),
+        }
     } else if message.contains("exceeded quota: ") {
         TargetError::Quota { target }
-    } else if let Some((verb, rest)) = message.split_once(" cannot ").and_then(|(_, rest)| rest.split_once(" resource \"")) {
+    } else if let Some((verb, rest)) =
+        message.split_once(" cannot ").and_then(|(_, rest)| rest.split_once(" resource \""))
+    {
         let resource = rest.split('"').next().unwrap_or_default();
         TargetError::Rbac { verb: word(verb), resource: word(resource) }
     } else {

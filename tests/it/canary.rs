@@ -99,7 +99,9 @@ async fn each_refusal_of_the_api_server(scene: &Scene, good: &str) {
     gate.held(1).await;
     going.terminate().await;
     gate.release();
-    scene.wait_for_log("the end of a sync into a namespace that goes", |line| line["outcome"] == "namespace_gone").await;
+    scene
+        .wait_for_log("the end of a sync into a namespace that goes", |line| line["outcome"] == "namespace_gone")
+        .await;
 }
 
 async fn each_request_that_is_refused(scene: &Scene, good: &str) {
@@ -108,7 +110,9 @@ async fn each_request_that_is_refused(scene: &Scene, good: &str) {
     let pod = scene.pod("missing").asks("no/such/secret", "missing").create().await;
     scene.namespace.wait_for_event(&pod, "SecretFetchFailed").await;
     scene.builder.write_policy("rules: []");
-    scene.wait_for_log("the empty policy", |line| line["message"].as_str().is_some_and(|text| text.contains("no rule"))).await;
+    scene
+        .wait_for_log("the empty policy", |line| line["message"].as_str().is_some_and(|text| text.contains("no rule")))
+        .await;
     let path = scene.store.seed("policy", good).await;
     let pod = scene.pod("policy").asks(&path, "policy").create().await;
     scene.namespace.wait_for_event(&pod, "PolicyDenied").await;

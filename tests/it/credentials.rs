@@ -113,7 +113,8 @@ async fn without_credentials_the_pod_is_told_and_no_instance_metadata_is_asked()
     let metadata = TcpListener::bind("127.0.0.1:0").expect("a free port");
     metadata.set_nonblocking(true).expect("a socket can be non-blocking");
     let endpoint = format!("http://{}", metadata.local_addr().expect("a bound socket has an address"));
-    let scene = Scene::set_with(|builder| with_token(builder).0.env("AWS_EC2_METADATA_SERVICE_ENDPOINT", &endpoint)).await;
+    let scene =
+        Scene::set_with(|builder| with_token(builder).0.env("AWS_EC2_METADATA_SERVICE_ENDPOINT", &endpoint)).await;
     let path = scene.store.seed("config", r#"{"A":"1"}"#).await;
     let pod = scene.pod("web").asks(&path, "app").create().await;
     let note = scene.namespace.wait_for_event(&pod, "SecretFetchFailed").await.note.unwrap_or_default();

@@ -24,12 +24,17 @@ async fn a_missing_secret_is_named_in_the_log_and_on_the_pod() {
     let want = "aws-secretsmanager has no secret `no/such/secret` (or no such version of it): check path and version in the annotation";
     assert_eq!(note, want);
     let line = scene.wait_for_log("a line about it", |line| line["reason"] == "SecretFetchFailed").await;
-    for (field, want) in [("pod", "web"), ("secret", "app"), ("provider", "aws-secretsmanager"), ("path", "no/such/secret")] {
+    for (field, want) in
+        [("pod", "web"), ("secret", "app"), ("provider", "aws-secretsmanager"), ("path", "no/such/secret")]
+    {
         assert_eq!(line[field], want, "{line}");
     }
     assert_eq!(line["namespace"], scene.namespace.name());
     assert_eq!(line["level"], "WARN");
-    assert!(line["retry_in_ms"].as_u64().is_some_and(|wait| wait >= 15_000), "an absent secret is asked for slowly: {line}");
+    assert!(
+        line["retry_in_ms"].as_u64().is_some_and(|wait| wait >= 15_000),
+        "an absent secret is asked for slowly: {line}"
+    );
     assert_eq!(scene.namespace.secret("app").await, None);
 }
 
@@ -44,7 +49,11 @@ async fn a_denied_secret_says_which_right_and_which_identity() {
         assert!(note.contains(want), "{note:?} lacks {want:?}");
     }
     assert!(!note.contains(ACCESS_DENIED_TEXT), "the store's own text is for the log");
-    scene.wait_for_log("the store's own text", |line| line["error"].as_str().is_some_and(|text| text.contains(ACCESS_DENIED_TEXT))).await;
+    scene
+        .wait_for_log("the store's own text", |line| {
+            line["error"].as_str().is_some_and(|text| text.contains(ACCESS_DENIED_TEXT))
+        })
+        .await;
 }
 
 #[tokio::test]
@@ -143,7 +152,10 @@ async fn a_provider_that_is_not_configured_is_named() {
     let request = json!({"provider": "vault", "path": "a", "secretName": "app"}).to_string();
     let pod = scene.pod("web").request(&request).create().await;
     let note = warning(&scene, &pod, "ProviderUnsupported").await;
-    assert!(note.contains("provider `vault` is not configured") && note.contains("configured: aws-secretsmanager"), "{note}");
+    assert!(
+        note.contains("provider `vault` is not configured") && note.contains("configured: aws-secretsmanager"),
+        "{note}"
+    );
 }
 
 #[tokio::test]
@@ -172,10 +184,11 @@ async fn a_broken_policy_never_opens_up_and_keeps_the_last_good_one() {
     let scene = Scene::set().await;
     let before = scene.policy_digest().await;
     scene.builder.write_policy("rules: [{namespaces: ['*']}]");
-    scene.wait_for_log("the broken policy in the log", |line| {
-        line["level"] == "ERROR" && line["error"].as_str().is_some_and(|text| text.contains("policy.yaml"))
-    })
-    .await;
+    scene
+        .wait_for_log("the broken policy in the log", |line| {
+            line["level"] == "ERROR" && line["error"].as_str().is_some_and(|text| text.contains("policy.yaml"))
+        })
+        .await;
     let metrics = scene.agent.get("/metrics").await.text();
     assert!(metrics.contains("jasm_policy_last_reload_successful 0"), "{metrics}");
     assert_eq!(scene.policy_digest().await, before);

@@ -58,7 +58,8 @@ async fn a_second_agent_takes_what_the_first_one_wrote() {
     assert!(event.note.as_deref().unwrap_or_default().contains("is up to date"), "{:?}", event.note);
     assert_eq!(scene.store.calls(&path), 1);
     let all = requests(scene.surroundings, builder.node().name()).await;
-    let here = all.iter().filter(|request| request.namespace == scene.namespace.name() && request.resource == "secrets");
+    let here =
+        all.iter().filter(|request| request.namespace == scene.namespace.name() && request.resource == "secrets");
     assert_eq!(tally(here), calls([("update secrets (dry run)", 1)]), "fresh = probe");
 }
 

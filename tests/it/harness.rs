@@ -20,6 +20,7 @@ use crate::support::canary::{Canary, random_values};
 use crate::support::cluster::{TestNamespace, differences};
 use crate::support::http::{Http, Reply};
 use crate::support::node::AgentNode;
+use crate::support::scene::Scene;
 use crate::support::store::{ACCESS_DENIED_TEXT, Fault, GET, POD_IDENTITY, Store};
 use crate::support::surroundings::Surroundings;
 use crate::support::wait::try_within;
@@ -35,7 +36,9 @@ fn a_canary_finds_each_form_wherever_it_stands() {
     let bytes = VALUE.as_bytes();
     let json = json!(VALUE).to_string();
     let inside = |before: &str| [before.as_bytes(), bytes, b"tail"].concat();
-    let hex = |upper: bool| bytes.iter().map(|b| if upper { format!("{b:02X}") } else { format!("{b:02x}") }).collect::<String>();
+    let hex = |upper: bool| {
+        bytes.iter().map(|b| if upper { format!("{b:02X}") } else { format!("{b:02x}") }).collect::<String>()
+    };
     let texts = [
         ("raw", VALUE.to_owned()),
         ("JSON", json.clone()),
@@ -90,7 +93,10 @@ fn a_canary_is_quiet_about_other_text_and_never_shows_the_value() {
 /// Reads a secret as the SDK does, signed with the access key `AKIATEST`.
 async fn read(store: &Store, path: &str) -> Result<Reply, String> {
     let request = Request::post(store.url())
-        .header("authorization", "AWS4-HMAC-SHA256 Credential=AKIATEST/20260101/us-east-1/secretsmanager/aws4_request, Signature=0")
+        .header(
+            "authorization",
+            "AWS4-HMAC-SHA256 Credential=AKIATEST/20260101/us-east-1/secretsmanager/aws4_request, Signature=0",
+        )
         .header("content-type", "application/x-amz-json-1.1")
         .header("x-amz-target", "secretsmanager.GetSecretValue")
         .body(Full::from(json!({"SecretId": path}).to_string()));
@@ -100,7 +106,10 @@ async fn read(store: &Store, path: &str) -> Result<Reply, String> {
 /// Asks STS with a form.
 async fn ask_sts(store: &Store, form: &str) -> Reply {
     let request = Request::post(store.url())
-        .header("authorization", "AWS4-HMAC-SHA256 Credential=AKIATEST/20260101/us-east-1/sts/aws4_request, Signature=0")
+        .header(
+            "authorization",
+            "AWS4-HMAC-SHA256 Credential=AKIATEST/20260101/us-east-1/sts/aws4_request, Signature=0",
+        )
         .header("content-type", "application/x-www-form-urlencoded")
         .body(Full::from(form.to_owned()));
     Http::new().send(request.expect("the store's URL is one")).await.expect("the store answers")
@@ -148,7 +157,10 @@ async fn a_fault_hits_its_key_as_often_as_it_shall() {
     let (one, other) = (store.seed("db", "{}").await, store.seed("db", "{}").await);
     let status = async |path: &str| read(&store, path).await.expect("a whole answer").status.as_u16();
     store.fail_times(&one, 2, Fault::Status(500));
-    assert_eq!([status(&one).await, status(&other).await, status(&one).await, status(&one).await], [500, 200, 500, 200]);
+    assert_eq!(
+        [status(&one).await, status(&other).await, status(&one).await, status(&one).await],
+        [500, 200, 500, 200]
+    );
     store.fail(GET, Fault::Status(503));
     store.fail(&one, Fault::Status(500));
     assert_eq!([status(&one).await, status(&other).await], [500, 503], "the secret's own fault wins");
@@ -222,7 +234,10 @@ async fn a_store_gives_and_counts_credentials() {
     assert_eq!(assumed.status, StatusCode::OK);
     store.set_web_identity_lifetime(Duration::from_secs(36_000));
     let text = ask_sts(&store, form).await.text();
-    assert!([later(36_000), later(35_990)].iter().any(|at| text.contains(&format!("<Expiration>{at}"))), "no such expiry");
+    assert!(
+        [later(36_000), later(35_990)].iter().any(|at| text.contains(&format!("<Expiration>{at}"))),
+        "no such expiry"
+    );
     assert_eq!(store.tokens("AssumeRoleWithWebIdentity"), ["one.token", "one.token"]);
     store.fail("AssumeRoleWithWebIdentity", Fault::AccessDenied);
     let denied = ask_sts(&store, form).await;
@@ -310,6 +325,21 @@ async fn a_request_beyond_the_shipped_rules_stands_out() {
     assert_eq!(verbs, want);
 }
 
+#[tokio::test]
+async fn an_agent_that_asks_for_too_much_fails_its_test() {
+    let scene = Scene::set().await;
+    let memory = scene.agent.memory();
+    assert!((1 << 20..=memory.peak).contains(&memory.resident), "{memory:?}");
+    let client = scene.builder.node().client(scene.surroundings).await;
+    let secrets: Api<Secret> = Api::namespaced(client, scene.namespace.name());
+    secrets.get("foreign").await.expect_err("agents read no Secret");
+    let agent = scene.agent;
+    let panic = catch_unwind(AssertUnwindSafe(|| drop(agent)));
+    let message =
+        panic.expect_err("the end of the agent shows it").downcast::<String>().expect("the message is a text");
+    assert!(message.contains(&format!("get secrets {}/foreign", scene.namespace.name())), "{message}");
+}
+
 /// A Secret as the agent on `node` writes it.
 fn marked(name: &str, node: &str) -> Secret {
     let secret = json!({
@@ -340,7 +370,13 @@ async fn pods_are_bound_with_the_state_they_shall_have() {
     let done = namespace.pod("done").on(&node).phase("Succeeded").create().await;
     let status = done.status.clone().unwrap_or_default();
     assert_eq!(status.phase.as_deref(), Some("Succeeded"));
-    assert!(status.conditions.iter().flatten().any(|condition| condition.type_ == "PodScheduled" && condition.status == "True"));
+    assert!(
+        status
+            .conditions
+            .iter()
+            .flatten()
+            .any(|condition| condition.type_ == "PodScheduled" && condition.status == "True")
+    );
     assert_eq!(done.spec.clone().unwrap_or_default().node_name.as_deref(), Some(node.name()));
 
     let annotated = namespace.annotate(&pod, "note", "1").await;

@@ -1,10 +1,10 @@
 //! Integration tests: the real `jasm-agent` program against a real API server and an emulator of the stores.
 
-mod harness;
 mod canary;
 mod credentials;
 mod failures;
 mod freshness;
+mod harness;
 mod main_job;
 mod names;
 mod program;

@@ -10,7 +10,8 @@ use crate::support::scene::{Scene, annotation, calls};
 #[tokio::test]
 async fn an_annotated_pod_gets_all_keys_of_its_secret_and_an_event() {
     let scene = Scene::set().await;
-    let path = scene.store.seed("config", r#"{"DB_HOST":"db.local","DB_USER":"app","DB_PASSWORD":"s3cret-\u00e9"}"#).await;
+    let path =
+        scene.store.seed("config", r#"{"DB_HOST":"db.local","DB_USER":"app","DB_PASSWORD":"s3cret-\u00e9"}"#).await;
 
     let pod = scene.pod("web").asks(&path, "app-credentials").create().await;
 
@@ -37,7 +38,8 @@ async fn the_secret_says_where_it_is_from_and_nothing_else() {
     let labels: Vec<_> = secret.labels().iter().map(|(key, value)| format!("{key}={value}")).collect();
     assert_eq!(labels, ["app.kubernetes.io/managed-by=jasm", "jasm.codnod.io/managed-by=jasm"]);
     let keys: Vec<_> = secret.annotations().keys().map(|key| key.trim_start_matches("jasm.codnod.io/")).collect();
-    let want = ["node", "source", "source-path", "source-version", "spec-since", "synced-at", "synced-through", "workload"];
+    let want =
+        ["node", "source", "source-path", "source-version", "spec-since", "synced-at", "synced-through", "workload"];
     assert_eq!(keys, want);
     assert_eq!(annotation(&secret, "jasm.codnod.io/source"), format!("v1:aws-secretsmanager:{path}"));
     assert_eq!(annotation(&secret, "jasm.codnod.io/node"), scene.builder.node().name());

@@ -50,7 +50,10 @@ async fn a_race_that_is_lost_costs_one_more_probe_and_write() {
     gate.held(1).await;
     scene.wait_for_calls([("update secrets (dry run)", 2), ("create secrets", 1)]).await;
     // Somebody is faster between the probe and the write.
-    scene.namespace.edit_secret("app", json!({"metadata": {"annotations": {"jasm.codnod.io/synced-at": "2026-01-01T00:00:00Z"}}})).await;
+    scene
+        .namespace
+        .edit_secret("app", json!({"metadata": {"annotations": {"jasm.codnod.io/synced-at": "2026-01-01T00:00:00Z"}}}))
+        .await;
     gate.release();
 
     scene.namespace.wait_for_data("app", [("A", "2")]).await;
@@ -95,7 +98,8 @@ async fn another_deployments_name_is_refused_until_that_deployment_is_gone() {
     let held = scene.namespace.wait_for_data("app", [("A", "1")]).await;
     later_than(&held).await;
 
-    let pod = scene.pod("second").owned_by(&other_set).label("pod-template-hash", HASH).asks(&two, "app").create().await;
+    let pod =
+        scene.pod("second").owned_by(&other_set).label("pod-template-hash", HASH).asks(&two, "app").create().await;
     let event = scene.namespace.wait_for_event(&pod, "SecretConflict").await;
     assert!(event.note.as_deref().unwrap_or_default().contains("apps/Deployment/first"), "{:?}", event.note);
     assert_eq!(scene.namespace.wait_for_secret("app").await, held);

@@ -61,7 +61,10 @@ fn check_says_what_it_found_and_makes_no_request() {
     let nowhere = folder.join("nowhere").display().to_string();
 
     let good = run(&["check", "--node-name", "n", "--policy-file", &policy, "--providers-file", &providers], &[]);
-    assert_eq!((good.code, good.stdout.as_str()), (Some(0), "the configuration is valid: 1 policy rules, providers aws-eu\n"));
+    assert_eq!(
+        (good.code, good.stdout.as_str()),
+        (Some(0), "the configuration is valid: 1 policy rules, providers aws-eu\n")
+    );
     let cases = [
         ("broken policy", [broken.as_str(), providers.as_str()], "broken.yaml"),
         ("broken providers", [policy.as_str(), broken.as_str()], "JASM_PROVIDERS_FILE"),
@@ -140,7 +143,11 @@ async fn sigterm_finishes_what_is_under_way_and_ends_with_0() {
     gate.held(1).await;
 
     scene.agent.signal("TERM");
-    scene.wait_for_log("that it is stopping", |line| line["message"].as_str().is_some_and(|text| text.starts_with("stopping"))).await;
+    scene
+        .wait_for_log("that it is stopping", |line| {
+            line["message"].as_str().is_some_and(|text| text.starts_with("stopping"))
+        })
+        .await;
     gate.release();
 
     assert_eq!(scene.agent.ended().await.code(), Some(0));
@@ -186,7 +193,9 @@ async fn a_refusal_in_one_namespace_never_makes_the_agent_unready() {
     let mut agent = builder.spawn();
     agent.ready().await;
     let metrics = agent.get("/metrics").await.text();
-    for want in [r#"jasm_requests_waiting{reason="PolicyDenied"} 1"#, r#"jasm_requests_waiting{reason="AnnotationInvalid"} 1"#] {
+    for want in
+        [r#"jasm_requests_waiting{reason="PolicyDenied"} 1"#, r#"jasm_requests_waiting{reason="AnnotationInvalid"} 1"#]
+    {
         assert!(metrics.contains(want), "{want} is not in {metrics}");
     }
     assert_eq!(agent.get("/readyz").await.status, StatusCode::OK);

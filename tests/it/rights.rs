@@ -60,7 +60,8 @@ fn valid(node: &AgentNode, namespace: &TestNamespace, name: &str) -> Value {
 
 /// Bodies that are wrong in one way each.
 fn hostile(valid: &Value) -> Vec<String> {
-    let mut bodies = vec![String::new(), "{".to_owned(), "null".to_owned(), "[]".to_owned(), "\"x\"".to_owned(), "\u{0}".to_owned()];
+    let mut bodies =
+        vec![String::new(), "{".to_owned(), "null".to_owned(), "[]".to_owned(), "\"x\"".to_owned(), "\u{0}".to_owned()];
     let changes: &[(&str, Value)] = &[
         ("/data", json!("x")),
         ("/data", json!({"A": 1})),
@@ -97,7 +98,8 @@ fn hostile(valid: &Value) -> Vec<String> {
     bodies.extend(changes.iter().map(|(place, value)| {
         let mut body = valid.clone();
         let (parent, key) = place.rsplit_once('/').expect("a place has a slash");
-        let parent = if parent.is_empty() { &mut body } else { body.pointer_mut(parent).expect("a part of the Secret") };
+        let parent =
+            if parent.is_empty() { &mut body } else { body.pointer_mut(parent).expect("a part of the Secret") };
         parent[key] = value.clone();
         body.to_string()
     }));
@@ -116,7 +118,9 @@ async fn no_write_with_the_agents_token_gives_back_a_stored_value() {
             for body in hostile(&valid) {
                 for (method, at) in [(Method::POST, None), (Method::PUT, Some(name))] {
                     let (status, reply) = treasure.send(method.clone(), query, at, "application/json", &body).await;
-                    treasure.canary.assert_absent(&format!("the reply {status} to {method} {query} of {name}: {body}"), reply);
+                    treasure
+                        .canary
+                        .assert_absent(&format!("the reply {status} to {method} {query} of {name}: {body}"), reply);
                     sent += 1;
                     refused += usize::from(status >= 400);
                 }
@@ -133,8 +137,13 @@ async fn no_write_with_the_agents_token_gives_back_a_stored_value() {
 async fn no_other_content_type_gives_back_a_stored_value() {
     let treasure = Treasure::hide().await;
     let kinds = [
-        "application/yaml", "application/vnd.kubernetes.protobuf", "application/cbor", "text/plain", "",
-        "application/apply-patch+yaml", "application/json-patch+json",
+        "application/yaml",
+        "application/vnd.kubernetes.protobuf",
+        "application/cbor",
+        "text/plain",
+        "",
+        "application/apply-patch+yaml",
+        "application/json-patch+json",
     ];
     for name in ["foreign", "managed"] {
         let body = valid(&treasure.node, &treasure.scene.namespace, name).to_string();

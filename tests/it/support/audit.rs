@@ -180,7 +180,9 @@ pub(crate) fn once_each(entries: Vec<Request>) -> Vec<Request> {
 pub(crate) fn shipped_rules() -> Vec<PolicyRule> {
     let folder = project().join("rbac");
     let files = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("cannot read {}: {error}", folder.display()));
-    let files = files.filter_map(|file| Some(file.ok()?.path())).filter(|file| file.extension().is_some_and(|end| end == "yaml"));
+    let files = files
+        .filter_map(|file| Some(file.ok()?.path()))
+        .filter(|file| file.extension().is_some_and(|end| end == "yaml"));
     files.flat_map(|file| rules_in(&file)).collect()
 }
 

@@ -32,7 +32,12 @@ impl Canary {
         for (index, value) in values.into_iter().enumerate() {
             let value = value.as_ref();
             assert!(value.len() >= SHORTEST, "value {index} has less than {SHORTEST} bytes, which may occur by chance");
-            forms.extend(forms_of(value).into_iter().map(|(name, text, packed)| Form { value: index, name, text, packed }));
+            forms.extend(forms_of(value).into_iter().map(|(name, text, packed)| Form {
+                value: index,
+                name,
+                text,
+                packed,
+            }));
         }
         Self { forms }
     }
@@ -41,7 +46,8 @@ impl Canary {
     pub(crate) fn search(&self, text: &[u8]) -> Vec<String> {
         let text = String::from_utf8_lossy(text);
         let packed: String = text.split_whitespace().collect();
-        let stands_in = |form: &&Form| if form.packed { packed.contains(&form.text) } else { text.contains(&form.text) };
+        let stands_in =
+            |form: &&Form| if form.packed { packed.contains(&form.text) } else { text.contains(&form.text) };
         let found = self.forms.iter().filter(stands_in);
         found.map(|form| format!("value {} in the form {}", form.value, form.name)).collect()
     }
@@ -67,7 +73,10 @@ fn forms_of(value: &[u8]) -> Vec<(String, String, bool)> {
     let text = String::from_utf8_lossy(value);
     if text.len() >= 4 * SHORTEST {
         let (first, second) = text.split_at(text.floor_char_boundary(text.len() / 2));
-        forms.extend([("first half", first), ("second half", second)].map(|(name, half)| (name.to_owned(), half.to_owned(), false)));
+        forms.extend(
+            [("first half", first), ("second half", second)]
+                .map(|(name, half)| (name.to_owned(), half.to_owned(), false)),
+        );
     }
     forms.retain(|(_, text, _)| text.len() >= SHORTEST);
     forms.sort_by(|one, other| one.1.cmp(&other.1));

@@ -16,8 +16,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::control_plane::ControlPlane;
-use super::{object, unique};
 use super::wait::eventually;
+use super::{object, unique};
 pub(crate) use pods::PodBuilder;
 pub(crate) use workloads::Workload;
 
@@ -44,7 +44,9 @@ impl TestNamespace {
         let namespace = Self { name: name.to_owned(), admin: control_plane.admin().await };
         let all: Api<Namespace> = Api::all(namespace.admin.clone());
         let object = object(json!({"metadata": {"name": name}}));
-        all.create(&PostParams::default(), &object).await.unwrap_or_else(|error| panic!("no namespace {name}: {error}"));
+        all.create(&PostParams::default(), &object)
+            .await
+            .unwrap_or_else(|error| panic!("no namespace {name}: {error}"));
         // Pods are refused without it. The controller that makes it would do so a moment later.
         namespace.service_account("default").await;
         namespace
@@ -110,7 +112,11 @@ impl TestNamespace {
         eventually(&format!("the quota of {what} in {} to be in force", self.name), async || {
             let quota = quotas.get(&quota.name_any()).await.map_err(|error| error.to_string())?;
             let known = quota.status.and_then(|status| status.used).is_some_and(|used| used.contains_key(what));
-            if known { Ok(()) } else { Err("no count of what is there (is the controller manager running?)".to_owned()) }
+            if known {
+                Ok(())
+            } else {
+                Err("no count of what is there (is the controller manager running?)".to_owned())
+            }
         })
         .await;
     }

@@ -157,7 +157,10 @@ impl Drop for ControlPlane {
 }
 
 fn parse_env(text: &str) -> BTreeMap<String, String> {
-    text.lines().filter_map(|line| line.split_once('=')).map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+    text.lines()
+        .filter_map(|line| line.split_once('='))
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect()
 }
 
 /// A client that never repeats a request by itself (a test sees each answer) and loses no time on fresh connections

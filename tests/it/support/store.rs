@@ -164,6 +164,7 @@ impl Store {
 
     /// Spoils the next `times` answers about `key`; later ones are right again.
     pub(crate) fn fail_times(&self, key: &str, times: usize, fault: Fault) {
+        assert!(times > 0, "no answer about {key} would be spoiled");
         self.state().faults.insert(key.to_owned(), Spoiling { fault, left: Some(times) });
     }
 
@@ -334,6 +335,7 @@ async fn call(url: &str, action: &str, body: &Value) -> Result<(), String> {
     if reply.status.is_success() {
         return Ok(());
     }
-    let code = serde_json::from_slice::<Value>(&reply.body).ok().and_then(|body| Some(body["__type"].as_str()?.to_owned()));
+    let code =
+        serde_json::from_slice::<Value>(&reply.body).ok().and_then(|body| Some(body["__type"].as_str()?.to_owned()));
     Err(code.unwrap_or_else(|| format!("status {} without an error code", reply.status)))
 }

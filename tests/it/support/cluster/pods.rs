@@ -162,7 +162,9 @@ impl TestNamespace {
     pub(crate) async fn set_status(&self, pod: &Pod, status: Value) -> Pod {
         let patch = Patch::Merge(json!({"status": status}));
         let set = self.api::<Pod>().patch_status(&pod.name_any(), &PatchParams::default(), &patch).await;
-        set.unwrap_or_else(|error| panic!("cannot set the status of the pod {}/{}: {error}", self.name(), pod.name_any()))
+        set.unwrap_or_else(|error| {
+            panic!("cannot set the status of the pod {}/{}: {error}", self.name(), pod.name_any())
+        })
     }
 
     /// Sets the pod's phase.

@@ -65,7 +65,8 @@ impl Asked {
             let action = POD_IDENTITY.to_owned();
             return Self { protocol: Protocol::PodIdentity, action, secret: None, credential: authorization };
         }
-        let key = authorization.split_once("Credential=").and_then(|(_, rest)| rest.split('/').next()).unwrap_or_default();
+        let key =
+            authorization.split_once("Credential=").and_then(|(_, rest)| rest.split('/').next()).unwrap_or_default();
         let target = header(&head.headers, "x-amz-target");
         if let Some((_, action)) = target.split_once('.') {
             let body: Value = serde_json::from_slice(body).unwrap_or_default();
@@ -214,6 +215,7 @@ pub(super) fn caller_identity() -> Response {
     let result = format!("<GetCallerIdentityResult>{who}</GetCallerIdentityResult>");
     let namespace = "https://sts.amazonaws.com/doc/2011-06-15/";
     let metadata = "<ResponseMetadata><RequestId>0</RequestId></ResponseMetadata>";
-    let body = format!(r#"<GetCallerIdentityResponse xmlns="{namespace}">{result}{metadata}</GetCallerIdentityResponse>"#);
+    let body =
+        format!(r#"<GetCallerIdentityResponse xmlns="{namespace}">{result}{metadata}</GetCallerIdentityResponse>"#);
     answer(StatusCode::OK, "text/xml", body)
 }

@@ -1,0 +1,46 @@
+# `make demo` and `make test` do everything on a fresh machine; `make help` lists the rest.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench control-plane fmt
+
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/jasm
+DENY_VERSION := 0.20.2
+DENY := $(CACHE)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: rust control-plane ## the main job on a real API server: an annotated pod in, a Secret out (KEEP=1: stay up)
+	@echo 'Building the agent (the first time: about 3 minutes) ...'
+	@cargo build --locked --quiet
+	@tests/demo.py target/debug/jasm-agent
+
+test: rust control-plane ## all tests, on a real API server with the shipped rights and policies
+	@echo 'Building the agent and its tests (the first time: about 5 minutes) ...'
+	cargo test --locked
+
+check: rust $(DENY) ## format, lints, licences and bans; no network but the crate registry
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- --deny warnings
+	$(DENY) --all-features check --hide-inclusion-graph bans licenses sources
+
+bench: rust control-plane ## figures of a release build, beside those of the design (the first time: about 15 minutes)
+	@echo 'Building the release profile (fat LTO: about 10 minutes on two cores) ...'
+	cargo build --locked --release
+	JASM_AGENT_BIN=$(CURDIR)/target/release/jasm-agent cargo test --locked --test it -- --ignored --nocapture --test-threads=1 bench
+
+control-plane: ## etcd, kube-apiserver, kube-controller-manager, kubectl and an emulator of AWS, built once into the cache
+	@tests/control-plane/build.sh >/dev/null
+	@tests/control-plane/moto.sh >/dev/null
+
+fmt: ## format the code
+	cargo fmt
+
+.PHONY: rust
+rust:
+	@command -v cargo >/dev/null || { echo 'error: Rust is not installed: install Rust 1.95 or newer (https://rustup.rs)' >&2; exit 1; }
+
+$(DENY):
+	@echo 'Installing cargo-deny $(DENY_VERSION) into the cache (once, about 5 minutes) ...'
+	@cargo install --quiet --locked --root $(CACHE)/tools/cargo-deny-$(DENY_VERSION) cargo-deny@$(DENY_VERSION)
