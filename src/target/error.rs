@@ -43,14 +43,20 @@ pub enum TargetError {
         /// Namespace and name.
         target: String,
     },
-    /// The Secret is ours, but cannot be changed any more.
-    #[error("Secret {target} is marked immutable, so it keeps its old value: delete it, and it is made anew")]
+    /// The Secret, ours or not, cannot be changed any more: the API server says so before it asks our policies.
+    #[error(
+        "Secret {target} is marked immutable and stays as it is: choose another secretName, or delete that Secret if \
+         nobody needs it"
+    )]
     Immutable {
         /// Namespace and name.
         target: String,
     },
-    /// The Secret is ours, but of another type, which the API server never changes.
-    #[error("Secret {target} has another type, which cannot be changed: delete it, and it is made anew")]
+    /// The Secret, ours or not, is of another type, which the API server never changes.
+    #[error(
+        "Secret {target} exists with another type and is left alone: choose another secretName, or delete that Secret \
+         if nobody needs it"
+    )]
     TypeDiffers {
         /// Namespace and name.
         target: String,
