@@ -77,11 +77,12 @@ impl Parts {
 /// [`StartError`], as the agent would end with.
 pub async fn check(config: &Config) -> Result<String, StartError> {
     let parts = Parts::read(config).await?;
-    let providers: Vec<&str> = parts.registry.catalogue().names().collect();
+    let names: Vec<&str> = parts.registry.catalogue().names().collect();
+    let providers = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    let left_out: String = parts.registry.left_out().iter().map(|what| format!("; not set up: {what}")).collect();
     Ok(format!(
-        "the configuration is valid: {} policy rules, providers {}",
-        parts.policy.current().len(),
-        providers.join(", ")
+        "the configuration is valid: policy rules: {}; providers: {providers}{left_out}",
+        parts.policy.current().len()
     ))
 }
 
@@ -91,6 +92,9 @@ pub async fn check(config: &Config) -> Result<String, StartError> {
 /// [`StartError`]; once started it only ends by a signal.
 pub async fn run(config: Config) -> Result<(), StartError> {
     let parts = Parts::read(&config).await?;
+    for instance in parts.registry.left_out() {
+        tracing::warn!(instance, "a default provider is not set up; set it up in providers.yaml or the environment");
+    }
     let clock = Arc::new(ApiClock::default());
     let client = kubernetes::connect(Arc::clone(&clock)).await?;
     let listener = probe::bind(config.listen).map_err(|error| listen_error(config.listen, error))?;

@@ -23,6 +23,8 @@ const WARM_UP: Duration = Duration::from_secs(2);
 pub struct InstanceConfig {
     name: ProviderName,
     settings: Settings,
+    /// One that the operator did not write down: left out where the environment does not set it up.
+    is_default: bool,
 }
 
 #[derive(Debug)]
@@ -71,6 +73,7 @@ fn default_instances() -> Result<Vec<InstanceConfig>, String> {
     Ok(vec![InstanceConfig {
         name: ProviderName::try_from("aws-secretsmanager".to_owned())?,
         settings: Settings::AwsSecretsManager(aws_secrets_manager::Settings::default()),
+        is_default: true,
     }])
 }
 
@@ -88,7 +91,7 @@ fn parse_instance(mut entry: Mapping) -> Result<InstanceConfig, String> {
             Settings::AwsSecretsManager(serde_yaml::from_value(Value::Mapping(entry)).map_err(at)?)
         }
     };
-    Ok(InstanceConfig { name, settings })
+    Ok(InstanceConfig { name, settings, is_default: false })
 }
 
 impl InstanceConfig {
@@ -118,6 +121,7 @@ impl InstanceConfig {
 pub struct Registry {
     instances: BTreeMap<ProviderName, Instance>,
     catalogue: Catalogue,
+    left_out: Vec<String>,
     in_flight: InFlight,
     payloads: ByteBudget,
     metrics: Arc<Metrics>,
@@ -130,20 +134,38 @@ struct Instance {
 }
 
 impl Registry {
-    /// Builds every configured instance; no request is made.
+    /// Builds every configured instance; no request is made. A default instance that the environment does not set up is
+    /// left out: a request that names it is told that it is not configured.
     ///
     /// # Errors
-    /// The first instance whose settings cannot work, and why.
+    /// The first instance of the operator's file whose settings cannot work, and why.
     pub async fn new(configs: Vec<InstanceConfig>, metrics: Arc<Metrics>) -> Result<Self, String> {
-        let catalogue = Catalogue::new(configs.iter().map(|config| (config.name.clone(), config.kind())));
-        let mut instances = BTreeMap::new();
+        let (mut instances, mut kinds, mut left_out) = (BTreeMap::new(), Vec::new(), Vec::new());
         for config in configs {
-            let name = config.name.clone();
-            let adapter = config.build().await.map_err(|problem| format!("provider {name}: {problem}"))?;
-            let permits = Arc::new(Semaphore::new(CONCURRENT_FETCHES));
-            instances.insert(name, Instance { adapter, permits });
+            let (name, kind, is_default) = (config.name.clone(), config.kind(), config.is_default);
+            match config.build().await {
+                Ok(adapter) => {
+                    let permits = Arc::new(Semaphore::new(CONCURRENT_FETCHES));
+                    instances.insert(name.clone(), Instance { adapter, permits });
+                    kinds.push((name, kind));
+                }
+                Err(problem) if is_default => left_out.push(format!("{name} ({problem})")),
+                Err(problem) => return Err(format!("provider {name}: {problem}")),
+            }
         }
-        Ok(Self { instances, catalogue, in_flight: InFlight::default(), payloads: ByteBudget::for_payloads(), metrics })
+        Ok(Self {
+            instances,
+            catalogue: Catalogue::new(kinds),
+            left_out,
+            in_flight: InFlight::default(),
+            payloads: ByteBudget::for_payloads(),
+            metrics,
+        })
+    }
+
+    /// The default instances that are not set up, each with the reason.
+    pub fn left_out(&self) -> &[String] {
+        &self.left_out
     }
 
     /// The instances by name and kind, for the pure layers.

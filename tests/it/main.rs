@@ -1,5 +1,6 @@
 //! Integration tests: the real `jasm-agent` program against a real API server and an emulator of the stores.
 
+mod admission;
 mod canary;
 mod credentials;
 mod failures;

@@ -29,7 +29,8 @@ fn run(arguments: &[&str], env: &[(&str, &str)]) -> Ended {
 
 #[test]
 fn a_wrong_flag_ends_with_2_and_names_flag_variable_and_what_is_allowed() {
-    let cases: &[(&[&str], &[(&str, &str)], [&str; 3])] = &[
+    type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], [&'a str; 3]);
+    let cases: &[Case<'_>] = &[
         (&[], &[], ["--node-name", "NODE_NAME", "is needed"]),
         (&["--freshness", "soon"], &[("NODE_NAME", "n")], ["--freshness", "JASM_FRESHNESS", "0s to 24h"]),
         (&[], &[("NODE_NAME", "n"), ("JASM_FRESHNESS", "soon")], ["--freshness", "JASM_FRESHNESS", "0s to 24h"]),
@@ -58,17 +59,25 @@ fn check_says_what_it_found_and_makes_no_request() {
     let policy = file("policy.yaml", ALLOW_ALL);
     let broken = file("broken.yaml", "rules: 3");
     let providers = file("providers.yaml", "providers: [{name: aws-eu, kind: aws-secretsmanager, region: eu-west-1}]");
+    let no_region = file("no-region.yaml", "providers: [{name: aws-eu, kind: aws-secretsmanager}]");
     let nowhere = folder.join("nowhere").display().to_string();
 
     let good = run(&["check", "--node-name", "n", "--policy-file", &policy, "--providers-file", &providers], &[]);
     assert_eq!(
         (good.code, good.stdout.as_str()),
-        (Some(0), "the configuration is valid: 1 policy rules, providers aws-eu\n")
+        (Some(0), "the configuration is valid: policy rules: 1; providers: aws-eu\n")
+    );
+    let defaults = run(&["check", "--node-name", "n", "--policy-file", &policy, "--providers-file", &nowhere], &[]);
+    assert_eq!(defaults.code, Some(0));
+    assert!(
+        defaults.stdout.contains("providers: none; not set up: aws-secretsmanager (no region"),
+        "{}",
+        defaults.stdout
     );
     let cases = [
         ("broken policy", [broken.as_str(), providers.as_str()], "broken.yaml"),
         ("broken providers", [policy.as_str(), broken.as_str()], "JASM_PROVIDERS_FILE"),
-        ("no region for the default instance", [policy.as_str(), nowhere.as_str()], "AWS_REGION"),
+        ("no region", [policy.as_str(), no_region.as_str()], "provider aws-eu: no region"),
     ];
     for (case, [policy, providers], want) in cases {
         let bad = run(&["check", "--node-name", "n", "--policy-file", policy, "--providers-file", providers], &[]);

@@ -33,7 +33,11 @@ pub(crate) struct AgentBuilder {
 impl AgentBuilder {
     /// An agent on a new node, whose store is `store`. It has no policy file and no providers file yet.
     pub(crate) async fn new(control_plane: &ControlPlane, store: &Store) -> Self {
-        let node = AgentNode::create(control_plane).await;
+        Self::on(AgentNode::create(control_plane).await, control_plane, store)
+    }
+
+    /// An agent on this node.
+    pub(crate) fn on(node: AgentNode, control_plane: &ControlPlane, store: &Store) -> Self {
         let file = |name: &str| node.folder().join(name).display().to_string();
         let env = [
             ("NODE_NAME", node.name().to_owned()),

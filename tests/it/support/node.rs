@@ -27,14 +27,19 @@ pub(crate) struct AgentNode {
 impl AgentNode {
     /// Creates the Node and the agent's pod on it, and writes a kubeconfig with a token of one hour.
     pub(crate) async fn create(control_plane: &ControlPlane) -> Self {
+        Self::create_in(control_plane, AGENT_NAMESPACE).await
+    }
+
+    /// The same for an agent that is installed in another namespace.
+    pub(crate) async fn create_in(control_plane: &ControlPlane, namespace: &str) -> Self {
         let name = unique("node");
         let admin = control_plane.admin().await;
         let node: Node = object(json!({"metadata": {"name": name}}));
         let nodes: Api<Node> = Api::all(admin.clone());
         nodes.create(&PostParams::default(), &node).await.unwrap_or_else(|error| panic!("no node {name}: {error}"));
-        let token = bound_token(admin, &name).await;
+        let token = bound_token(admin, namespace, &name).await;
         let folder = control_plane.folder(&name);
-        let kubeconfig = write_kubeconfig(control_plane, &folder, &token);
+        let kubeconfig = write_kubeconfig(control_plane, namespace, &folder, &token);
         Self { name, folder, kubeconfig }
     }
 
@@ -60,8 +65,8 @@ impl AgentNode {
 }
 
 /// Creates an agent pod on the node and asks for a token that is bound to it.
-async fn bound_token(admin: kube::Client, node: &str) -> String {
-    let pods: Api<Pod> = Api::namespaced(admin.clone(), AGENT_NAMESPACE);
+async fn bound_token(admin: kube::Client, namespace: &str, node: &str) -> String {
+    let pods: Api<Pod> = Api::namespaced(admin.clone(), namespace);
     let pod = pods.create(&PostParams::default(), &object(agent_pod(node))).await;
     let pod = pod.unwrap_or_else(|error| panic!("no agent pod on {node}: {error}"));
     let request = TokenRequest {
@@ -77,7 +82,7 @@ async fn bound_token(admin: kube::Client, node: &str) -> String {
         },
         ..TokenRequest::default()
     };
-    let accounts: Api<ServiceAccount> = Api::namespaced(admin, AGENT_NAMESPACE);
+    let accounts: Api<ServiceAccount> = Api::namespaced(admin, namespace);
     let reply = accounts.create_token_request(AGENT_ACCOUNT, &PostParams::default(), &request).await;
     let reply = reply.unwrap_or_else(|error| panic!("no token of {AGENT_ACCOUNT} for pod {}: {error}", pod.name_any()));
     reply.status.expect("the API server fills in the status of a token request").token
@@ -102,13 +107,13 @@ fn agent_pod(node: &str) -> Value {
 }
 
 /// Writes the token and a kubeconfig that points to it (JSON is YAML).
-fn write_kubeconfig(control_plane: &ControlPlane, folder: &Path, token: &str) -> PathBuf {
+fn write_kubeconfig(control_plane: &ControlPlane, namespace: &str, folder: &Path, token: &str) -> PathBuf {
     let (token_file, kubeconfig) = (folder.join("token"), folder.join("kubeconfig"));
     let content = json!({
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": "agent",
-        "contexts": [{"name": "agent", "context": {"cluster": "test", "user": "agent", "namespace": AGENT_NAMESPACE}}],
+        "contexts": [{"name": "agent", "context": {"cluster": "test", "user": "agent", "namespace": namespace}}],
         "clusters": [{"name": "test", "cluster": {
             "server": control_plane.api_server(),
             "certificate-authority": control_plane.ca_file(),

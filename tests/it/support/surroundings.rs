@@ -83,7 +83,7 @@ async fn policies_in_force(control_plane: &ControlPlane) -> Result<(), String> {
 }
 
 /// One write for each policy, valid but for what that policy watches.
-fn checks(node: &str) -> [(&'static str, Value); 4] {
+pub(crate) fn checks(node: &str) -> [(&'static str, Value); 4] {
     let secret = |name: &str, node: &str| {
         json!({
             "metadata": {
