@@ -32,7 +32,14 @@ pub struct Flags {
     #[arg(long, env = "JASM_LISTEN", global = true, value_name = "IP:PORT", default_value = "0.0.0.0:8080")]
     listen: String,
     /// How much older than its pod a value may be, as in 60s or 5m; at most 24h
-    #[arg(long, env = "JASM_FRESHNESS", global = true, value_name = "DURATION", default_value = "0s")]
+    #[arg(
+        long,
+        env = "JASM_FRESHNESS",
+        global = true,
+        value_name = "DURATION",
+        default_value = "0s",
+        allow_hyphen_values = true
+    )]
     freshness: String,
     /// Log lines: json or text
     #[arg(long, env = "JASM_LOG_FORMAT", global = true, value_name = "FORMAT", default_value = "json")]

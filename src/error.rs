@@ -168,3 +168,96 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workload::Workload;
+
+    /// A text that only a store or the API server would write.
+    const FOREIGN: &str = "text-of-another-program";
+
+    fn provider_errors() -> Vec<ProviderError> {
+        let provider = || ProviderName::for_test("aws");
+        let (path, source) = (|| "a/b".to_owned(), || BoxError::from(FOREIGN));
+        vec![
+            ProviderError::NotFound { provider: provider(), path: path() },
+            ProviderError::Unreadable { provider: provider(), path: path(), source: source() },
+            ProviderError::AccessDenied {
+                provider: provider(),
+                path: path(),
+                action: "x:Get",
+                identity: "arn".into(),
+                source: source(),
+            },
+            ProviderError::Credentials { provider: provider(), remedy: "check the role", source: source() },
+            ProviderError::Throttled { provider: provider(), source: source() },
+            ProviderError::Unavailable { provider: provider(), source: source() },
+            ProviderError::Invalid { provider: provider(), path: path(), problem: "p", source: Some(source()) },
+        ]
+    }
+
+    fn target_errors() -> Vec<TargetError> {
+        let (target, source) = (|| "ns/app".to_owned(), || BoxError::from(FOREIGN));
+        vec![
+            TargetError::NotOurs { target: target() },
+            TargetError::HeldByOther { target: target(), holder: Workload::ShortLived },
+            TargetError::Tie { target: target() },
+            TargetError::NewerRelease { target: target() },
+            TargetError::Immutable { target: target() },
+            TargetError::TypeDiffers { target: target() },
+            TargetError::Rbac { verb: "update".into(), resource: "secrets".into() },
+            TargetError::Unauthenticated,
+            TargetError::OwnPolicy { target: target(), policy: "p".into(), said: "jasm:x".into() },
+            TargetError::Forbidden { target: target(), by: "b".into(), source: source() },
+            TargetError::Quota { target: target() },
+            TargetError::Invalid { target: target(), fields: "f".into() },
+            TargetError::Unreadable { target: target() },
+            TargetError::Busy { target: target(), code: 503, source: source() },
+            TargetError::Unreachable { source: source() },
+            TargetError::AdmissionMissing { policy: "p" },
+            TargetError::AdmissionUnchecked { why: "w".into() },
+            TargetError::LostRace { target: target() },
+        ]
+    }
+
+    /// Every variant has a text of one line that names what to do, fits an Event, and holds nothing of its source.
+    #[test]
+    fn every_error_tells_what_failed_and_nothing_that_others_wrote() {
+        let providers = provider_errors().into_iter().map(|error| SyncError::from(Arc::new(error)));
+        let targets = target_errors().into_iter().map(SyncError::from);
+        let all: Vec<SyncError> = providers.chain(targets).collect();
+        for error in &all {
+            let text = error.to_string();
+            assert!(!text.contains(FOREIGN), "the source is for the log: {text}");
+            assert!(text.len() < 900 && !text.contains('\n'), "{text}");
+            let remedy = [":", "retries", "left alone"].iter().any(|word| text.contains(word));
+            assert!(remedy, "no remedy: {text}");
+            assert!(error.action().chars().all(char::is_alphanumeric) && error.action().len() <= 128);
+        }
+        let mut actions: Vec<_> = all.iter().map(SyncError::action).collect();
+        actions.sort_unstable();
+        actions.dedup();
+        assert_eq!(actions.len(), all.len(), "each failure has an action of its own, by which Events fold");
+    }
+
+    #[test]
+    fn only_trouble_that_passes_is_retried_fast() {
+        for error in provider_errors() {
+            let fast = matches!(error.result(), "credentials" | "throttled" | "unavailable");
+            assert_eq!(error.retry() == Retry::Transient, fast, "{error}");
+        }
+        for error in target_errors() {
+            let conflict = error.reason() == Reason::SecretConflict;
+            assert!(!(conflict && error.retry() == Retry::Transient), "a conflict is not hammered: {error}");
+        }
+    }
+
+    #[test]
+    fn the_chain_says_each_thing_once() {
+        let error = ProviderError::Throttled { provider: ProviderName::for_test("aws"), source: FOREIGN.into() };
+        let error = SyncError::from(Arc::new(error));
+        let want = format!("aws throttles requests; the agent retries with backoff: {FOREIGN}");
+        assert_eq!(chain(&error), want);
+    }
+}

@@ -271,3 +271,162 @@ impl std::fmt::Debug for Delays {
         f.debug_struct("Delays").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{provider::ProviderName, request::SecretName, target::TargetError};
+
+    fn pod(uid: &str, phase: &str) -> PodView {
+        serde_json::from_value(json!({
+            "metadata": {"name": uid, "uid": uid, "annotations": {crate::pod::SYNC_ANNOTATION: "x"}},
+            "status": {"phase": phase},
+        }))
+        .expect("a pod")
+    }
+
+    fn ask(name: &str) -> Ask {
+        let remote =
+            crate::request::RemoteRef { provider: ProviderName::for_test("aws"), path: "a".into(), version: None };
+        Ok(SecretRequest { remote, secret_name: SecretName::for_test(name) })
+    }
+
+    fn quota() -> SyncError {
+        TargetError::Quota { target: "ns/a".into() }.into()
+    }
+
+    fn admission() -> SyncError {
+        TargetError::AdmissionMissing { policy: "p" }.into()
+    }
+
+    fn busy() -> SyncError {
+        TargetError::Unauthenticated.into()
+    }
+
+    /// Takes what is due, which has to be one thing.
+    fn one(progress: &Progress, pod: &PodView, changes: u64) -> Due {
+        let mut due = progress.due(pod, vec![ask("a")], changes);
+        assert_eq!(due.len(), 1, "one request is due");
+        due.remove(0)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_done_is_never_due_again_and_an_edit_is_new() {
+        let (progress, pod) = (Progress::default(), pod("u", "Pending"));
+        let due = one(&progress, &pod, 0);
+        assert!(progress.done(&pod, due), "a new pod is told");
+        assert!(progress.due(&pod, vec![ask("a")], 7).is_empty(), "also after changes");
+        assert_eq!(progress.next(&pod), Action::await_change());
+        let both = progress.due(&pod, vec![ask("a"), ask("b")], 0);
+        assert_eq!(both.into_iter().map(|due| due.ask).collect::<Vec<_>>(), [ask("b")]);
+        assert!(progress.due(&pod, vec![ask("b")], 0).len() == 1, "not settled yet");
+        assert_eq!(one(&progress, &pod, 0).ask, ask("a"), "what was taken out and put back is new");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_is_due_at_its_time_and_early_looks_cost_nothing() {
+        let (progress, pod) = (Progress::default(), pod("u", "Pending"));
+        let due = one(&progress, &pod, 0);
+        let verdict = progress.failed(&pod, due, &quota());
+        assert!(verdict.tell && verdict.retry_in >= Duration::from_secs(15), "{verdict:?}");
+        assert!(progress.due(&pod, vec![ask("a")], 0).is_empty(), "a status change meanwhile");
+        assert!(progress.due(&pod, vec![ask("a")], 1).is_empty(), "a changed policy has nothing to do with it");
+        assert_eq!(progress.next(&pod), Action::requeue(verdict.retry_in));
+        tokio::time::advance(verdict.retry_in).await;
+        assert_eq!(one(&progress, &pod, 0).failures, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_for_a_change_is_due_with_the_change() {
+        let (progress, pod) = (Progress::default(), pod("u", "Pending"));
+        let due = one(&progress, &pod, 3);
+        progress.failed(&pod, due, &admission());
+        assert!(progress.due(&pod, vec![ask("a")], 3).is_empty());
+        assert_eq!(one(&progress, &pod, 4).failures, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_is_told_when_it_is_new_or_different_or_half_an_hour_old() {
+        let (progress, pod) = (Progress::default(), pod("u", "Pending"));
+        let fail = |error: &SyncError| {
+            let due = Due { ask: ask("a"), replayed: false, failures: 0, changes: 0 };
+            progress.failed(&pod, due, error).tell
+        };
+        progress.due(&pod, vec![ask("a")], 0);
+        assert!(fail(&quota()), "new");
+        assert!(!fail(&quota()), "the same");
+        assert!(fail(&busy()), "different");
+        tokio::time::advance(TELL_AGAIN - Duration::from_secs(1)).await;
+        assert!(!fail(&busy()));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(fail(&busy()), "half an hour later");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn transient_trouble_is_retried_with_full_jitter_up_to_30_seconds() {
+        let mut delays = Delays::new(Retry::Transient);
+        for attempt in 0..20 {
+            let most = Duration::from_millis(200 * (1 << attempt.min(10))).min(Duration::from_secs(30));
+            let delay = delays.next();
+            assert!(delay <= most, "attempt {attempt}: {delay:?} of {most:?}");
+        }
+        let held: Vec<u64> = std::iter::repeat_with({
+            let mut delays = Delays::new(Retry::Held);
+            move || delays.next().as_secs()
+        })
+        .take(5)
+        .collect();
+        assert_eq!(held, [5, 15, 30, 60, 60]);
+        for (retry, least, most) in [(Retry::Absent, 15, 600), (Retry::Denied, 150, 1800), (Retry::Foreign, 150, 300)] {
+            let mut delays = Delays::new(retry);
+            for _ in 0..20 {
+                let delay = delays.next().as_secs();
+                assert!((least..=most).contains(&delay), "{retry:?}: {delay}");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ready_once_the_first_list_is_done_and_each_of_its_pods_was_begun() {
+        let progress = Progress::default();
+        let (web, gone) = (pod("web", "Pending"), pod("gone", "Pending"));
+        assert!(!progress.is_ready(), "no list yet");
+        progress.list_began();
+        progress.listed(&web);
+        progress.listed(&gone);
+        progress.list_ended();
+        assert!(!progress.is_ready(), "two pods were not begun");
+        progress.due(&web, vec![ask("a")], 0);
+        progress.forget(gone.uid());
+        assert!(progress.is_ready());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_running_pod_that_was_there_before_the_agent_is_told_only_after_a_failure() {
+        for (phase, tell) in [("Running", false), ("Pending", true)] {
+            let (progress, pod) = (Progress::default(), pod("u", phase));
+            progress.list_began();
+            progress.listed(&pod);
+            progress.list_ended();
+            let due = one(&progress, &pod, 0);
+            assert!(due.replayed);
+            assert_eq!(progress.done(&pod, due), tell, "{phase}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_that_is_not_in_a_new_list_is_forgotten() {
+        let (progress, pod) = (Progress::default(), pod("u", "Pending"));
+        let due = one(&progress, &pod, 0);
+        progress.failed(&pod, due, &quota());
+        assert_eq!(progress.waiting(), BTreeMap::from([(Reason::SecretWriteFailed, 1)]));
+        progress.list_began();
+        progress.list_ended();
+        assert_eq!(progress.waiting(), BTreeMap::new());
+        let late = Due { ask: ask("a"), replayed: false, failures: 0, changes: 0 };
+        progress.failed(&pod, late, &quota());
+        assert_eq!(progress.waiting(), BTreeMap::new(), "work that ends late brings nothing back");
+    }
+}

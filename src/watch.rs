@@ -94,3 +94,63 @@ fn log<T>(outcome: Result<T, ControllerError<std::convert::Infallible, watcher::
         Err(error) => tracing::warn!(error = %chain(&error), "the controller reports an error"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use http::{Request, Response};
+    use kube::client::Body;
+    use serde_json::json;
+
+    use super::*;
+    use crate::error::BoxError;
+
+    /// An API server without streaming lists: what 1.30 answers, in its own words.
+    fn without_streaming_lists(asked: Arc<Mutex<Vec<String>>>) -> Client {
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let uri = request.uri().to_string();
+            asked.lock().expect("no test panicked").push(uri.clone());
+            let reply = if uri.contains("sendInitialEvents") {
+                let message = "sendInitialEvents: Forbidden: sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled";
+                let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Invalid", "code": 422, "message": message});
+                Some((422, status))
+            } else if uri.contains("watch=") {
+                None
+            } else {
+                let pod = json!({"metadata": {"name": "web", "namespace": "a", "uid": "u", "resourceVersion": "7"}});
+                Some((
+                    200,
+                    json!({"kind": "PodList", "apiVersion": "v1", "metadata": {"resourceVersion": "7"}, "items": [pod]}),
+                ))
+            };
+            async move {
+                match reply {
+                    Some((code, body)) => Response::builder()
+                        .status(code)
+                        .body(Body::from(body.to_string().into_bytes()))
+                        .map_err(BoxError::from),
+                    None => futures::future::pending().await,
+                }
+            }
+        });
+        Client::new(service, "jasm-system")
+    }
+
+    #[tokio::test]
+    async fn an_api_server_without_streaming_lists_is_listed_and_then_watched() {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let api = Api::all(without_streaming_lists(Arc::clone(&asked)));
+        let events: Vec<_> =
+            events(api, "node-1").take(3).map(|event| event.expect("no error reaches us")).collect().await;
+        assert!(matches!(events[0], Event::Init), "{events:?}");
+        assert!(matches!(&events[1], Event::InitApply(pod) if pod.name() == "web"), "{events:?}");
+        assert!(matches!(events[2], Event::InitDone), "{events:?}");
+        let asked = asked.lock().expect("no test panicked");
+        assert_eq!(asked.len(), 2, "one refusal, one list: {asked:?}");
+        assert!(asked.iter().all(|uri| uri.contains("fieldSelector=spec.nodeName%3Dnode-1")), "{asked:?}");
+        let seconds =
+            asked[0].split(['?', '&']).find_map(|part| part.strip_prefix("timeoutSeconds=")).map(str::parse::<u32>);
+        assert!(matches!(seconds, Some(Ok(60..=120))), "{asked:?}");
+    }
+}
