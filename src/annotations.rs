@@ -73,8 +73,8 @@ fn options() -> Options {
     }
 }
 
-/// What YAML allows and we do not: these change what a text means without being seen (and tags are ignored by the
-/// deserializer, facts: "YAML from strangers").
+/// What YAML allows and we do not: these change what a text means without being seen, and the deserializer ignores
+/// tags.
 fn refuse_unsafe_yaml(text: &str) -> Result<(), AnnotationError> {
     let (mut documents, mut nodes, mut depth) = (0, 0, 0_usize);
     for event in Parser::new_from_str(text) {

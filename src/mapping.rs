@@ -71,7 +71,7 @@ pub enum MappingError {
 /// Maps a JSON object: each top-level key becomes a data key.
 ///
 /// Strings are unescaped, `null` becomes an empty value, and everything else stands as it is in the source, byte for
-/// byte (`1.10` stays `1.10`; facts: "JSON values").
+/// byte (`1.10` stays `1.10`).
 ///
 /// # Errors
 /// [`MappingError`]; the last good Secret is kept then.

@@ -268,7 +268,7 @@ fn read_failure(error: SdkError<GetSecretValueError, HttpResponse>) -> (Failure,
     }
 }
 
-/// By code, and by HTTP status where the body was not JSON and there is no code (facts: "AWS SDK for Rust").
+/// By code, and by HTTP status where the body was not JSON and there is no code.
 fn classify(code: &str, status: u16, message: &str) -> Failure {
     match code {
         "ResourceNotFoundException" => Failure::NotFound,

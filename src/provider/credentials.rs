@@ -1,7 +1,7 @@
 //! Which AWS credentials the agent uses: the SDK's chain made explicit.
 //!
 //! The SDK's default chain goes on after a source that is not set up, and ends in IMDS, so that a mistyped IRSA
-//! silently becomes the node's role (facts: "AWS SDK for Rust"). Here the environment names exactly one source, and
+//! silently becomes the node's role. Here the environment names exactly one source, and
 //! IMDS is used only where the operator's file says so.
 
 use aws_config::{

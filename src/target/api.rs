@@ -2,11 +2,12 @@
 //!
 //! RBAC: `create` and `update` on secrets, and no other verb.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use http::{Method, Request, header};
 use http_body_util::{BodyExt, Limited};
 use kube::{Client, client::Body};
+use tokio::sync::Semaphore;
 
 use super::{
     body::SecretBody,
@@ -19,6 +20,9 @@ use crate::{pod::PodNamespace, request::SecretName};
 const MAX_REPLY_BYTES: usize = 64 * 1024;
 /// For the body of a reply; the wait for its head is bounded by the client.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Requests under way. Each has a connection of its own (HTTP/1.1); with more, an API server answers no sooner
+/// (measured: 100 creates take the least time with 16 to 32), and idle connections cost memory.
+const CONCURRENT_REQUESTS: usize = 24;
 /// Asks for metadata only in place of the stored object.
 const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 
@@ -46,11 +50,12 @@ pub(super) enum Mode {
 #[derive(Clone)]
 pub(super) struct Secrets {
     client: Client,
+    permits: Arc<Semaphore>,
 }
 
 impl Secrets {
     pub(super) fn new(client: Client) -> Self {
-        Self { client }
+        Self { client, permits: Arc::new(Semaphore::new(CONCURRENT_REQUESTS)) }
     }
 
     /// Writes a Secret, or tries to.
@@ -82,6 +87,7 @@ impl Secrets {
             .header(header::CONTENT_TYPE, "application/json")
             .body(Body::from(body.into_bytes()))
             .map_err(unreachable)?;
+        let _permit = self.permits.acquire().await.map_err(unreachable)?;
         let reply = self.client.send(request).await.map_err(unreachable)?;
         let code = reply.status().as_u16();
         let read = Limited::new(reply.into_body(), MAX_REPLY_BYTES).collect();

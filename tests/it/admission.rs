@@ -69,7 +69,7 @@ impl Broken<'_> {
         self.until_ready(true).await;
     }
 
-    /// Spec, edge case: the service itself loses its permissions.
+    /// The agent loses its right to write, and gets it back.
     async fn without_the_cluster_role(&self) {
         let namespace = self.namespace().await;
         let path = self.store.seed("config", r#"{"A":"1"}"#).await;

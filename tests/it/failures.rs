@@ -1,4 +1,4 @@
-//! What a pod's owner sees when a Secret cannot be had (spec US3, edge cases), and that nothing that was there is lost.
+//! What a pod's owner sees when a Secret cannot be had, and that nothing that was there is lost.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! When a value is fetched anew, and when it is not (spec US2, design: freshness).
+//! When a value is fetched anew, and when it is not.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! Annotated pod in, Secret out (spec US1, US5), with the calls that it takes.
+//! Annotated pod in, Secret out, with the calls that it takes.
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, ResourceExt as _, api::ListParams};
