@@ -21,6 +21,9 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// For a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Kept for the next pods; each costs some 50 KB here and as much at the API server, times the nodes of the cluster.
+const IDLE_CONNECTIONS: usize = 8;
+
 /// No way to the API server.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -57,7 +60,8 @@ fn client(config: Config, clock: Arc<ApiClock>) -> kube::Result<Client> {
     connector.set_nodelay(true);
     connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
     let https = config.rustls_https_connector_with_connector(connector)?;
-    let http = HttpClient::builder(TokioExecutor::new()).build::<_, Body>(https);
+    let http =
+        HttpClient::builder(TokioExecutor::new()).pool_max_idle_per_host(IDLE_CONNECTIONS).build::<_, Body>(https);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer()?)
