@@ -201,15 +201,10 @@ async fn an_install_in_another_namespace_works() {
     std::fs::write(folder.join("kustomization.yaml"), overlay).expect("an overlay");
     let rendered = surroundings.kubectl(&["kustomize", &folder.display().to_string()]).expect("it renders");
     assert!(!rendered.contains("jasm-system"), "every namespace is rewritten");
-    // Beside the install that the other tests use: only what has the namespace in it is another's.
-    let own: Vec<&str> = rendered
-        .split("---\n")
-        .filter(|object| {
-            ["kind: Namespace\n", "kind: ServiceAccount\n", "kind: DaemonSet\n"]
-                .iter()
-                .any(|kind| object.contains(kind))
-        })
-        .collect();
+    // Beside the install that the other tests use: only what lies in the namespace is another's.
+    const OWN: [&str; 3] = ["kind: Namespace", "kind: ServiceAccount", "kind: DaemonSet"];
+    let own: Vec<&str> =
+        rendered.split("---\n").filter(|object| object.lines().any(|line| OWN.contains(&line))).collect();
     let file = folder.join("own.yaml");
     let binding = format!(
         "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRoleBinding\nmetadata: {{name: {namespace}}}\n\
