@@ -1,11 +1,12 @@
 //! `/livez`, `/readyz`, `/healthz` and `/metrics`, served by a thread of its own, so that they answer when the async side
 //! does not.
 //!
-//! tiny_http has neither timeouts nor limits, and half-open requests would pile up as threads. So the timeout is set on
-//! the listener, from which Linux hands it to every accepted socket. It bounds the wait for a connection too, and an
-//! accept that fails, for whatever reason, is the end of a tiny_http server: then the next one takes over the listener.
+//! Every pod of the cluster can reach them, so that everything is bounded: connections, the head of a request, and the
+//! time for all of it. Bodies are never read. (tiny_http, which this was once built on, allocates and drains whatever
+//! `Content-Length` says: one request without credentials ended the agent.)
 
 use std::{
+    convert::Infallible,
     io,
     net::{SocketAddr, TcpListener},
     sync::{
@@ -16,18 +17,25 @@ use std::{
     time::{Duration, Instant},
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
-use tiny_http::{Header, Method, Request, Response, Server};
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{net::TcpStream, sync::Semaphore};
 
-/// For a client to go on sending its request, and to take the answer.
-const SOCKET_TIMEOUT: Duration = Duration::from_secs(3);
-/// After an accept that failed otherwise than by time.
+/// For a connection, from its start to its end: one request, one answer.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(3);
+/// More wait in the kernel's queue.
+const CONNECTIONS: usize = 64;
+/// The least that hyper allows for the head of a request, in bytes.
+const MAX_HEAD_BYTES: usize = 8 * 1024;
+/// After an accept that failed.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How often the async side shows that it runs.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How old its last sign may be.
 const HEARTBEAT_LIMIT: Duration = Duration::from_secs(15);
-const BACKLOG: i32 = 16;
 
 /// The last sign of life of the async side.
 #[derive(Debug)]
@@ -73,76 +81,80 @@ pub struct Probes {
 /// # Errors
 /// The address is taken, or not of this machine.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_read_timeout(Some(SOCKET_TIMEOUT))?;
-    socket.set_write_timeout(Some(SOCKET_TIMEOUT))?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    let listener = TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
 }
 
-/// Answers from threads of its own, which end with the program.
+/// Answers from a thread with a runtime of its own, which ends with the program.
 ///
 /// # Errors
-/// No thread could be started.
+/// No thread or runtime could be started.
 pub fn serve(listener: TcpListener, probes: Probes) -> io::Result<()> {
-    let probes = Arc::new(probes);
-    let run = move || {
-        loop {
-            if let Err(error) = serve_until_idle(&listener, &probes) {
-                tracing::warn!(%error, "the probes cannot be served; trying again");
-                thread::sleep(PAUSE);
-            }
-        }
-    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let run = move || runtime.block_on(accept_all(listener, Arc::new(probes)));
     thread::Builder::new().name("probe".to_owned()).spawn(run).map(|_| ())
 }
 
-/// Returns when nobody came for a while; who is still connected is served on, by a thread that ends with him.
-fn serve_until_idle(listener: &TcpListener, probes: &Arc<Probes>) -> io::Result<()> {
-    let server = Server::from_listener(listener.try_clone()?, None).map_err(io::Error::other)?;
-    let ended = loop {
-        match server.recv() {
-            Ok(request) => answer(request, probes),
-            Err(error) => break error,
-        }
+async fn accept_all(listener: TcpListener, probes: Arc<Probes>) {
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, "the probes cannot be served"),
     };
-    let probes = Arc::clone(probes);
-    let linger = move || {
-        while let Ok(Some(request)) = server.recv_timeout(2 * SOCKET_TIMEOUT) {
-            answer(request, &probes);
+    let permits = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let permit = Arc::clone(&permits).acquire_owned().await;
+        match listener.accept().await {
+            Ok((socket, _)) => {
+                let connection = tokio::time::timeout(CONNECTION_TIMEOUT, one_request(socket, Arc::clone(&probes)));
+                tokio::spawn(async move {
+                    // A client that is slow, or went away, needs no answer.
+                    let _ = connection.await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a request for a probe could not be taken");
+                tokio::time::sleep(PAUSE).await;
+            }
         }
-    };
-    thread::Builder::new().name("probe-rest".to_owned()).spawn(linger)?;
-    if ended.kind() == io::ErrorKind::WouldBlock { Ok(()) } else { Err(ended) }
+    }
 }
 
-fn answer(request: Request, probes: &Probes) {
-    let path = request.url().split('?').next().unwrap_or_default();
-    let (code, text) = match (request.method(), path) {
-        (Method::Get | Method::Head, "/livez" | "/healthz") if probes.heartbeat.is_alive(Instant::now()) => {
-            (200, "ok\n".to_owned())
-        }
-        (Method::Get | Method::Head, "/livez" | "/healthz") => (503, "the agent's event loop is stuck\n".to_owned()),
-        (Method::Get | Method::Head, "/readyz") => match (probes.unready)() {
-            None => (200, "ok\n".to_owned()),
-            Some(what) => (503, format!("{what}\n")),
+async fn one_request(socket: TcpStream, probes: Arc<Probes>) -> hyper::Result<()> {
+    let service = service_fn(move |request| {
+        let probes = Arc::clone(&probes);
+        async move { Ok::<_, Infallible>(answer(&request, &probes)) }
+    });
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .keep_alive(false)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .serve_connection(TokioIo::new(socket), service)
+        .await
+}
+
+fn answer(request: &Request<Incoming>, probes: &Probes) -> Response<Full<Bytes>> {
+    let get = matches!(*request.method(), Method::GET | Method::HEAD);
+    let (status, text) = match request.uri().path() {
+        _ if !get => (StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n".to_owned()),
+        "/livez" | "/healthz" if probes.heartbeat.is_alive(Instant::now()) => (StatusCode::OK, "ok\n".to_owned()),
+        "/livez" | "/healthz" => (StatusCode::SERVICE_UNAVAILABLE, "the agent's event loop is stuck\n".to_owned()),
+        "/readyz" => match (probes.unready)() {
+            None => (StatusCode::OK, "ok\n".to_owned()),
+            Some(what) => (StatusCode::SERVICE_UNAVAILABLE, format!("{what}\n")),
         },
-        (Method::Get | Method::Head, "/metrics") => (200, (probes.metrics)()),
-        (Method::Get | Method::Head, _) => (404, "not found; try /livez, /readyz, /healthz or /metrics\n".to_owned()),
-        _ => (405, "only GET and HEAD\n".to_owned()),
+        "/metrics" => (StatusCode::OK, (probes.metrics)()),
+        _ => (StatusCode::NOT_FOUND, "not found; try /livez, /readyz, /healthz or /metrics\n".to_owned()),
     };
-    let kind = match path {
+    let kind = match request.uri().path() {
         "/metrics" => "application/openmetrics-text; version=1.0.0; charset=utf-8",
         _ => "text/plain; charset=utf-8",
     };
-    let mut response = Response::from_string(text).with_status_code(code);
-    if let Ok(header) = Header::from_bytes("Content-Type", kind) {
-        response.add_header(header);
-    }
-    // A client that went away needs no answer.
-    let _ = request.respond(response);
+    let mut response = Response::new(Full::from(text));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
 }
 
 #[cfg(test)]
