@@ -61,6 +61,8 @@ pub enum Retry {
     OnChange,
     /// Trouble that passes: full jitter up to 0.2 s, doubling to 30 s.
     Transient,
+    /// A right of the agent's own is missing: from 1 s to 10 min.
+    Rights,
     /// Nothing there yet: from 30 s to 10 min.
     Absent,
     /// Refused until somebody grants a right: from 5 to 30 min.
@@ -216,7 +218,8 @@ mod tests {
             TargetError::Busy { target: target(), code: 503, source: source() },
             TargetError::Unreachable { source: source() },
             TargetError::AdmissionMissing { policy: "p" },
-            TargetError::AdmissionUnchecked { why: "w".into() },
+            TargetError::AdmissionUnchecked { source: source() },
+            TargetError::WebhookDown { target: target(), webhook: "`w`".into(), source: source() },
             TargetError::LostRace { target: target() },
         ]
     }

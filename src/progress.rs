@@ -247,6 +247,7 @@ impl Delays {
         // Full jitter where a store or the API server is in trouble, half where somebody has to act first.
         let (steps, least): (Box<dyn Iterator<Item = Duration> + Send>, f64) = match retry {
             Retry::Transient => (doubling(0.2, 30.0), 0.0),
+            Retry::Rights => (doubling(1.0, 600.0), 0.5),
             Retry::Absent => (doubling(30.0, 600.0), 0.5),
             Retry::Denied => (doubling(300.0, 1800.0), 0.5),
             Retry::Foreign => (doubling(300.0, 300.0), 0.5),

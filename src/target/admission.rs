@@ -35,8 +35,15 @@ enum State {
     Unknown,
     Enforced,
     Missing(&'static str),
-    /// Never seen to be enforced, and the check itself fails.
+    /// Never seen to be enforced, and the check itself fails: why, for the log.
     Unchecked(String),
+}
+
+impl State {
+    /// What a check fails with may differ each time; for those who wait it is the same.
+    fn is_like(&self, other: &Self) -> bool {
+        matches!((self, other), (Self::Unchecked(_), Self::Unchecked(_))) || self == other
+    }
 }
 
 /// Watches over the policies.
@@ -90,11 +97,9 @@ impl Admission {
         match known.as_deref() {
             Ok(State::Enforced) => Ok(()),
             Ok(State::Missing(policy)) => Err(TargetError::AdmissionMissing { policy }),
-            Ok(State::Unchecked(why)) => Err(TargetError::AdmissionUnchecked { why: why.clone() }),
+            Ok(State::Unchecked(why)) => Err(TargetError::AdmissionUnchecked { source: why.clone().into() }),
             // Unknown was waited for, and the sender lives as long as we do.
-            Ok(State::Unknown) | Err(_) => {
-                Err(TargetError::AdmissionUnchecked { why: "no check has ended".to_owned() })
-            }
+            Ok(State::Unknown) | Err(_) => Err(TargetError::AdmissionUnchecked { source: "no check has ended".into() }),
         }
     }
 
@@ -112,7 +117,7 @@ impl Admission {
             tracing::warn!(state = ?found, "the admission policies could not be checked; the last check stands");
             return;
         }
-        let changed = self.state.send_if_modified(|state| std::mem::replace(state, found.clone()) != found);
+        let changed = self.state.send_if_modified(|state| !std::mem::replace(state, found.clone()).is_like(&found));
         self.metrics.admission_enforced(self.is_enforced());
         if !changed {
             return;

@@ -65,7 +65,7 @@ impl Secrets {
             Verb::Update => url(target.namespace.as_str(), Some(target.name.as_str()), mode),
         };
         match self.exchange(verb, url, body).await {
-            Ok((code, status)) => classify(verb, code, status, &target.to_string()),
+            Ok((code, status)) => classify(verb, code, &status, &target.to_string()),
             Err(error) => Reply::Refused(error),
         }
     }
@@ -93,8 +93,10 @@ impl Secrets {
         let read = Limited::new(reply.into_body(), MAX_REPLY_BYTES).collect();
         let status = match tokio::time::timeout(REPLY_TIMEOUT, read).await {
             Ok(Ok(body)) => read_status(&body.to_bytes()),
-            // The head has told most of it already.
-            Ok(Err(_)) | Err(_) => Status::default(),
+            // The head of a success says it all; a refusal without its text could be any.
+            _ if (200..300).contains(&code) => Status::default(),
+            Ok(Err(error)) => return Err(unreachable(error)),
+            Err(elapsed) => return Err(unreachable(elapsed)),
         };
         Ok((code, status))
     }

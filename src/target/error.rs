@@ -20,7 +20,7 @@ pub enum TargetError {
     /// Another workload holds the name with another source.
     #[error(
         "Secret {target} is held by {holder} with another source: choose another secretName; the name is free once that \
-         workload is gone"
+         workload is gone, or that Secret is deleted"
     )]
     HeldByOther {
         /// Namespace and name.
@@ -101,6 +101,17 @@ pub enum TargetError {
         #[source]
         source: BoxError,
     },
+    /// A webhook of somebody else could not be called.
+    #[error("the admission webhook {webhook} did not answer about Secret {target}; the agent retries with backoff")]
+    WebhookDown {
+        /// Namespace and name.
+        target: String,
+        /// The webhook's name, quoted.
+        webhook: String,
+        /// What the API server said.
+        #[source]
+        source: BoxError,
+    },
     /// The namespace may hold no more.
     #[error(
         "the ResourceQuota of the namespace leaves no room for Secret {target}: raise it, or delete what is not needed"
@@ -153,10 +164,14 @@ pub enum TargetError {
         policy: &'static str,
     },
     /// Whether our policies are in force could not be found out since the agent started.
-    #[error("the agent cannot tell whether its admission policies are in force, and until then writes nothing: {why}")]
+    #[error(
+        "the agent cannot tell whether its admission policies are in force, and until then writes nothing: the reason is in \
+         its log, for an operator"
+    )]
     AdmissionUnchecked {
         /// What stands in the way.
-        why: String,
+        #[source]
+        source: BoxError,
     },
     /// Others changed the Secret each time that the agent was about to.
     #[error("Secret {target} is being changed by others; the agent retries with backoff")]
@@ -180,6 +195,7 @@ impl TargetError {
             | Self::Unauthenticated
             | Self::OwnPolicy { .. }
             | Self::Forbidden { .. }
+            | Self::WebhookDown { .. }
             | Self::Quota { .. }
             | Self::Invalid { .. }
             | Self::Unreadable { .. }
@@ -204,11 +220,10 @@ impl TargetError {
                 Retry::Denied
             }
             Self::Quota { .. } => Retry::Absent,
-            Self::Rbac { .. }
-            | Self::Unauthenticated
-            | Self::Busy { .. }
-            | Self::Unreachable { .. }
-            | Self::LostRace { .. } => Retry::Transient,
+            Self::Rbac { .. } | Self::Unauthenticated => Retry::Rights,
+            Self::WebhookDown { .. } | Self::Busy { .. } | Self::Unreachable { .. } | Self::LostRace { .. } => {
+                Retry::Transient
+            }
         }
     }
 
@@ -225,6 +240,7 @@ impl TargetError {
             Self::Unauthenticated => "WriteUnauthenticated",
             Self::OwnPolicy { .. } => "WriteOwnPolicy",
             Self::Forbidden { .. } => "WriteForbidden",
+            Self::WebhookDown { .. } => "WriteWebhookDown",
             Self::Quota { .. } => "WriteQuota",
             Self::Invalid { .. } => "WriteInvalid",
             Self::Unreadable { .. } => "WriteUnreadable",

@@ -82,62 +82,68 @@ pub(super) fn read_status(body: &[u8]) -> Status {
 }
 
 /// Tells a reply apart. `target` is namespace and name, for messages.
-pub(super) fn classify(verb: Verb, code: u16, status: Status, target: &str) -> Reply {
-    let in_namespace = status.details.kind == "namespaces";
+///
+/// Who spoke comes first: policies and webhooks choose the code of their refusals.
+pub(super) fn classify(verb: Verb, code: u16, status: &Status, target: &str) -> Reply {
+    let message = status.message.as_str();
+    if (200..300).contains(&code) {
+        return Reply::Accepted;
+    }
+    if let Some((policy, said)) = policy_of(message) {
+        return by_policy(policy, said, target);
+    }
+    if let Some(error) = by_webhook(message, target) {
+        return Reply::Refused(error);
+    }
+    let invalid_form = || "its size or form".to_owned();
     match code {
-        200..300 => Reply::Accepted,
         401 => Reply::Refused(TargetError::Unauthenticated),
         403 => forbidden(status, target),
-        404 if verb == Verb::Create || in_namespace => Reply::NamespaceGone,
+        404 if verb == Verb::Create || status.details.kind == "namespaces" => Reply::NamespaceGone,
         404 => Reply::Absent,
         409 if status.reason == "AlreadyExists" => Reply::Exists,
         // A conflict about anything else (a quota that is being counted, say) passes.
         409 if status.details.kind.is_empty() || status.details.kind == "secrets" => Reply::Changed,
-        422 => Reply::Refused(invalid(&status, target)),
-        400 | 413 => {
-            Reply::Refused(TargetError::Invalid { target: target.to_owned(), fields: "its size or form".to_owned() })
-        }
-        _ => Reply::Refused(unexpected(code, status, target)),
+        422 => Reply::Refused(invalid(status, target)),
+        400 | 413 => Reply::Refused(TargetError::Invalid { target: target.to_owned(), fields: invalid_form() }),
+        _ => Reply::Refused(TargetError::Busy { target: target.to_owned(), code, source: for_the_log(message) }),
     }
 }
 
-fn forbidden(status: Status, target: &str) -> Reply {
+fn forbidden(status: &Status, target: &str) -> Reply {
     if status.details.causes.iter().any(|cause| cause.reason == "NamespaceTerminating") {
         return Reply::NamespaceGone;
     }
     let target = target.to_owned();
-    let message = status.message;
-    let refused = if let Some((policy, said)) = policy_of(&message) {
-        return by_policy(policy, said, target);
-    } else if let Some(webhook) = between(&message, "admission webhook \"", "\" denied the request") {
-        TargetError::Forbidden {
-            target,
-            by: format!("the admission webhook {}", quoted(webhook)),
-            source: said_at_length(&message),
-        }
-    } else if message.contains("exceeded quota: ") {
+    let message = status.message.as_str();
+    let by_rbac = || message.split_once(" cannot ")?.1.split_once(" resource \"");
+    let refused = if message.contains("exceeded quota: ") {
         TargetError::Quota { target }
-    } else if let Some((verb, rest)) =
-        message.split_once(" cannot ").and_then(|(_, rest)| rest.split_once(" resource \""))
-    {
+    } else if let Some((verb, rest)) = by_rbac() {
         let resource = rest.split('"').next().unwrap_or_default();
         TargetError::Rbac { verb: word(verb), resource: word(resource) }
     } else {
-        TargetError::Forbidden { target, by: "the API server".to_owned(), source: said_at_length(&message) }
+        TargetError::Forbidden { target, by: "the API server".to_owned(), source: for_the_log(message) }
     };
     Reply::Refused(refused)
 }
 
-/// Policy and message of `... ValidatingAdmissionPolicy 'NAME' with binding 'NAME' denied request: MESSAGE`.
+/// Policy and message of `secrets "NAME" is forbidden: ValidatingAdmissionPolicy 'P' with binding 'B' denied request: SAID`.
+///
+/// Read from the start: what a policy says may imitate another policy.
 fn policy_of(message: &str) -> Option<(&str, &str)> {
-    let (head, said) = message.split_once(" denied request: ")?;
-    Some((between(head, "ValidatingAdmissionPolicy '", "'")?, said))
+    let (_name, rest) =
+        message.strip_prefix("secrets \"")?.split_once("\" is forbidden: ValidatingAdmissionPolicy '")?;
+    let (policy, rest) = rest.split_once("' with binding '")?;
+    let (_binding, said) = rest.split_once("' denied request: ")?;
+    Some((policy, said))
 }
 
-fn by_policy(policy: &str, said: &str, target: String) -> Reply {
+fn by_policy(policy: &str, said: &str, target: &str) -> Reply {
+    let target = target.to_owned();
     if !policy.starts_with(super::admission::POLICY_PREFIX) {
         let by = format!("the admission policy {}", quoted(policy));
-        return Reply::Refused(TargetError::Forbidden { target, by, source: said_at_length(said) });
+        return Reply::Refused(TargetError::Forbidden { target, by, source: for_the_log(said) });
     }
     if let Some(told) = said.strip_prefix("jasm:probe ") {
         return match Held::parse(told) {
@@ -150,6 +156,18 @@ fn by_policy(policy: &str, said: &str, target: String) -> Reply {
         "jasm:probe-unreadable" => TargetError::Unreadable { target },
         _ => TargetError::OwnPolicy { target, policy: word(policy), said: said.chars().take(200).collect() },
     })
+}
+
+fn by_webhook(message: &str, target: &str) -> Option<TargetError> {
+    let target = target.to_owned();
+    if let Some((webhook, _)) =
+        message.strip_prefix("admission webhook \"").and_then(|rest| rest.split_once("\" denied the request"))
+    {
+        let by = format!("the admission webhook {}", quoted(webhook));
+        return Some(TargetError::Forbidden { target, by, source: for_the_log(message) });
+    }
+    let (webhook, _) = message.split_once("failed calling webhook \"")?.1.split_once('"')?;
+    Some(TargetError::WebhookDown { target, webhook: quoted(webhook), source: for_the_log(message) })
 }
 
 /// Only field names go on: a message of the API server may quote what was sent.
@@ -170,27 +188,92 @@ fn invalid(status: &Status, target: &str) -> TargetError {
     TargetError::Invalid { target, fields }
 }
 
-fn unexpected(code: u16, status: Status, target: &str) -> TargetError {
-    let target = target.to_owned();
-    match between(&status.message, "failed calling webhook \"", "\"") {
-        Some(webhook) => TargetError::Forbidden {
-            target,
-            by: format!("the admission webhook {}, which could not be called,", quoted(webhook)),
-            source: said_at_length(&status.message),
-        },
-        None => TargetError::Busy { target, code, source: said_at_length(&status.message) },
-    }
-}
-
-fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
-    text.split_once(before)?.1.split_once(after).map(|(found, _)| found)
-}
-
 fn word(text: &str) -> String {
     text.chars().filter(|c| c.is_ascii_alphanumeric() || "-._".contains(*c)).take(64).collect()
 }
 
-/// For the log only.
-fn said_at_length(message: &str) -> BoxError {
+/// For the log only: what others wrote, shortened.
+fn for_the_log(message: &str) -> BoxError {
     message.chars().take(300).collect::<String>().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Deserialize)]
+    struct Recorded {
+        case: String,
+        verb: String,
+        code: u16,
+        want: String,
+        body: Box<serde_json::value::RawValue>,
+    }
+
+    fn label(reply: &Reply) -> &'static str {
+        match reply {
+            Reply::Accepted => "accepted",
+            Reply::Ours(_) => "ours",
+            Reply::Absent => "absent",
+            Reply::Exists => "exists",
+            Reply::Changed => "changed",
+            Reply::NamespaceGone => "namespace-gone",
+            Reply::Refused(error) => error.action(),
+        }
+    }
+
+    fn recorded() -> Vec<(Recorded, Reply)> {
+        let read = |line| {
+            let recorded: Recorded = serde_json::from_str(line).expect("a recorded reply");
+            let verb = if recorded.verb == "POST" { Verb::Create } else { Verb::Update };
+            let reply = classify(verb, recorded.code, &read_status(recorded.body.get().as_bytes()), "team-a/app");
+            (recorded, reply)
+        };
+        include_str!("../../tests/golden/replies.jsonl").lines().map(read).collect()
+    }
+
+    /// Replies of kube-apiserver v1.37.2, as they came over the wire.
+    #[test]
+    fn recorded_replies_are_told_apart() {
+        let all = recorded();
+        assert!(all.len() > 100);
+        for (recorded, reply) in all {
+            assert_eq!(label(&reply), recorded.want, "case: {}: {reply:?}", recorded.case);
+        }
+    }
+
+    #[test]
+    fn what_others_wrote_stays_in_the_source() {
+        for (recorded, reply) in recorded() {
+            if let Reply::Refused(error) = reply {
+                let text = error.to_string();
+                for foreign in
+                    ["no secrets here", "secrets come from", "dial tcp", "keepalive", "system:serviceaccount"]
+                {
+                    assert!(!text.contains(foreign), "case: {}: {text}", recorded.case);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_probe_tells_what_the_secret_says_of_itself() {
+        let (_, reply) = recorded().into_iter().find(|(recorded, _)| recorded.case == "probe-ours").expect("recorded");
+        let Reply::Ours(held) = reply else { panic!("{reply:?}") };
+        assert_eq!(held.source, "v1:aws-secretsmanager:/prod/codnod/config");
+        assert_eq!(held.workload.map(|workload| workload.to_string()).as_deref(), Some("apps/Deployment/web"));
+        assert!(held.synced_through.is_some() && held.spec_since.is_some() && !held.version.is_empty());
+    }
+
+    #[test]
+    fn a_body_that_is_no_status_still_counts_by_its_code() {
+        for (code, want) in
+            [(200, "accepted"), (404, "absent"), (502, "WriteBusy"), (409, "changed"), (429, "WriteBusy")]
+        {
+            for body in ["", "<html>", "[]", "null"] {
+                let reply = classify(Verb::Update, code, &read_status(body.as_bytes()), "team-a/app");
+                assert_eq!(label(&reply), want, "{code} {body:?}");
+            }
+        }
+    }
 }
