@@ -12,6 +12,7 @@ use crate::{
     config::Config,
     error::BoxError,
     kubernetes::{self, ConnectError},
+    limits::ByteBudget,
     metrics::Metrics,
     policy_file::{PolicyFile, PolicyFileError},
     probe::{self, Heartbeat, Probes},
@@ -129,6 +130,8 @@ fn context(parts: &Parts, config: &Config, client: Client, clock: Arc<ApiClock>,
         freshness: config.freshness,
     };
     Context {
+        clock: Arc::clone(&clock),
+        values: ByteBudget::for_values(),
         policy: Arc::clone(&parts.policy),
         registry: Arc::clone(&parts.registry),
         targets: Targets::new(client, target, clock, Arc::clone(&parts.metrics), Arc::clone(&parts.changes)),

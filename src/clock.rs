@@ -1,6 +1,12 @@
-//! Times by the API server's clock. The node's own clock decides nothing.
+//! Times by the API server's clock. Of the node's own clock only the passing of time counts.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::{
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Instant,
+};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -23,26 +29,34 @@ impl SeenClock {
     }
 }
 
-/// The API server's last `Date` header, in whole seconds. Zero until the first reply.
+/// The API server's clock: its last `Date` header, and the time since. 1970 until the first reply.
 #[derive(Debug, Default)]
-pub struct ApiClock(AtomicI64);
+pub struct ApiClock(Mutex<Option<(Timestamp, Instant)>>);
 
 impl ApiClock {
     /// Takes note of a reply's header; what cannot be read is ignored.
     pub fn observe(&self, date: &str) {
         if let Ok(date) = jiff::fmt::rfc2822::parse(date) {
-            self.0.store(date.timestamp().as_second(), Ordering::Relaxed);
+            *self.last() = Some((date.timestamp(), Instant::now()));
         }
     }
 
-    /// The last time that the API server told.
+    /// What the API server would say now, in whole seconds.
     pub fn now(&self) -> Timestamp {
-        from_second(self.0.load(Ordering::Relaxed))
+        let Some((date, at)) = *self.last() else {
+            return Timestamp::UNIX_EPOCH;
+        };
+        let elapsed = at.elapsed().as_secs();
+        from_second(date.as_second().saturating_add(i64::try_from(elapsed).unwrap_or(i64::MAX)))
     }
 
     /// A time that stands on a Secret, or `None` where it lies ahead of the API server's clock and so is not ours.
     pub fn believe(&self, time: Option<Timestamp>) -> Option<Timestamp> {
         time.filter(|time| *time <= self.now() + TOLERANCE)
+    }
+
+    fn last(&self) -> MutexGuard<'_, Option<(Timestamp, Instant)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

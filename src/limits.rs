@@ -5,8 +5,8 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 const KIB: usize = 1024;
-/// Two pools of 8 MiB make 16 MiB. They are apart so that a write never waits for a fetch that waits for a write.
-const POOL_BYTES: usize = 8 * KIB * KIB;
+/// Three pools of 5 MiB stay below 16 MiB. They are apart so that a write never waits for a fetch that waits for a write.
+const POOL_BYTES: usize = 5 * KIB * KIB;
 /// The SDK holds the answer's body beside the value that is taken out of it.
 const COPIES_OF_A_PAYLOAD: usize = 2;
 
@@ -18,12 +18,17 @@ pub struct ByteBudget {
 }
 
 impl ByteBudget {
-    /// For values on their way from a store: 8 MiB.
+    /// For values on their way from a store: 5 MiB.
     pub fn for_payloads() -> Self {
         Self::new(COPIES_OF_A_PAYLOAD)
     }
 
-    /// For bodies on their way to the API server: 8 MiB.
+    /// For values taken apart into keys, between fetch and write: 5 MiB.
+    pub fn for_values() -> Self {
+        Self::new(1)
+    }
+
+    /// For bodies on their way to the API server: 5 MiB.
     pub fn for_bodies() -> Self {
         Self::new(1)
     }

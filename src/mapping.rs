@@ -14,6 +14,8 @@ use crate::{annotations::quoted, secret_value::SecretPayload};
 /// The API server's limit for all keys and values of a Secret together, in bytes.
 pub const MAX_SECRET_BYTES: usize = 1024 * 1024;
 const MAX_KEY_BYTES: usize = 253;
+/// Two allocations and a place in the map.
+const BYTES_OF_A_KEY: usize = 160;
 
 /// The data of a Secret, ready to be written. Values are zeroized when dropped.
 pub struct SecretData(BTreeMap<String, Zeroizing<Vec<u8>>>);
@@ -94,6 +96,12 @@ pub fn map(payload: &SecretPayload) -> Result<SecretData, MappingError> {
         size if size > MAX_SECRET_BYTES => Err(MappingError::TooLarge { size }),
         _ => Ok(data),
     }
+}
+
+/// What the data of a payload takes in memory at most, in bytes: many small keys take far more than their text.
+pub fn memory_of(payload: &SecretPayload) -> usize {
+    let keys = payload.expose().iter().filter(|byte| **byte == b':').count();
+    payload.len() + keys * BYTES_OF_A_KEY
 }
 
 fn to_bytes(value: &RawValue) -> Result<Zeroizing<Vec<u8>>, MappingError> {

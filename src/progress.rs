@@ -9,13 +9,14 @@ use std::{
 };
 
 use backon::{BackoffBuilder, ExponentialBuilder};
+use jiff::Timestamp;
 use kube::runtime::controller::Action;
 use tokio::time::Instant;
 
 use crate::{
     error::{Reason, Retry, SyncError},
     pod::PodView,
-    request::{RequestError, SecretRequest},
+    request::{RequestError, SecretName, SecretRequest},
 };
 
 /// A pod that waits is told again after so long, whatever the reason.
@@ -24,6 +25,15 @@ const TELL_AGAIN: Duration = Duration::from_secs(30 * 60);
 /// One thing that a pod's annotation asks for, or the reason why it asks for nothing.
 pub type Ask = Result<SecretRequest, RequestError>;
 
+/// Which list of the node's pods ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listed {
+    /// The one at the start.
+    First,
+    /// One after a watch that could not be resumed.
+    Again,
+}
+
 /// An [`Ask`] whose time has come.
 #[derive(Debug)]
 pub struct Due {
@@ -31,6 +41,8 @@ pub struct Due {
     pub ask: Ask,
     /// Whether the pod was there before the agent.
     pub replayed: bool,
+    /// When it took the place of another request of this pod for the same Secret.
+    pub edited_at: Option<Timestamp>,
     /// How often it was tried before, in vain.
     pub failures: u32,
     /// The changes that were known when it became due.
@@ -64,6 +76,10 @@ struct Pods {
 struct Pod {
     replayed: bool,
     asks: HashMap<Ask, State>,
+    /// The Secrets that were ever asked for and worked on.
+    asked: HashSet<SecretName>,
+    /// When requests came by an edit.
+    edited: HashMap<Ask, Timestamp>,
 }
 
 #[derive(Debug)]
@@ -95,23 +111,40 @@ impl Progress {
         let mut pods = self.pods();
         pods.listed.insert(pod.uid().to_owned());
         if pod.asks().is_some() {
-            if !pods.first_list_done {
+            let replayed = !pods.first_list_done;
+            if replayed {
                 pods.unbegun.insert(pod.uid().to_owned());
             }
-            pods.by_uid.entry(pod.uid().to_owned()).or_insert_with(|| Pod { replayed: true, ..Pod::default() });
+            pods.by_uid.entry(pod.uid().to_owned()).or_insert_with(|| Pod { replayed, ..Pod::default() });
+        }
+    }
+
+    /// A pod is new, or changed.
+    pub fn applied(&self, pod: &PodView) {
+        if pod.asks().is_some() {
+            self.pods().by_uid.entry(pod.uid().to_owned()).or_default();
         }
     }
 
     /// That list is complete: what is not in it is gone.
-    pub fn list_ended(&self) {
+    pub fn list_ended(&self) -> Listed {
         let pods = &mut *self.pods();
         let listed = std::mem::take(&mut pods.listed);
         pods.by_uid.retain(|uid, _| listed.contains(uid));
         pods.unbegun.retain(|uid| listed.contains(uid));
-        pods.first_list_done = true;
+        if std::mem::replace(&mut pods.first_list_done, true) { Listed::Again } else { Listed::First }
     }
 
-    /// A pod is gone, or asks for nothing any more.
+    /// A pod asks for nothing (any more); it may do so again.
+    pub fn idle(&self, uid: &str) {
+        let mut pods = self.pods();
+        pods.unbegun.remove(uid);
+        if let Some(pod) = pods.by_uid.get_mut(uid) {
+            pod.forget_all_but(&[], Timestamp::UNIX_EPOCH);
+        }
+    }
+
+    /// A pod is gone.
     pub fn forget(&self, uid: &str) {
         let mut pods = self.pods();
         pods.by_uid.remove(uid);
@@ -125,12 +158,15 @@ impl Progress {
     }
 
     /// Takes what the pod asks for now, forgets what it no longer asks for, and gives what is to be worked on.
-    pub fn due(&self, pod: &PodView, asks: Vec<Ask>, changes: u64) -> Vec<Due> {
+    /// `api_time`: now, by the API server's clock. A pod that is gone, or was never seen, gets nothing.
+    pub fn due(&self, pod: &PodView, asks: Vec<Ask>, changes: u64, api_time: Timestamp) -> Vec<Due> {
         let now = Instant::now();
         let mut pods = self.pods();
         pods.unbegun.remove(pod.uid());
-        let pod = pods.by_uid.entry(pod.uid().to_owned()).or_default();
-        pod.asks.retain(|ask, _| asks.contains(ask));
+        let Some(pod) = pods.by_uid.get_mut(pod.uid()) else {
+            return Vec::new();
+        };
+        pod.forget_all_but(&asks, api_time);
         let replayed = pod.replayed;
         asks.into_iter()
             .filter_map(|ask| {
@@ -139,7 +175,8 @@ impl Progress {
                     Some(State::Waiting(waiting)) if waiting.is_due(now, changes) => waiting.failures,
                     Some(_) => return None,
                 };
-                Some(Due { ask, replayed, failures, changes })
+                let edited_at = pod.edited.get(&ask).copied();
+                Some(Due { ask, replayed, edited_at, failures, changes })
             })
             .collect()
     }
@@ -149,7 +186,7 @@ impl Progress {
         // A pod that runs was told by the agent before this one, or had what it needs all along.
         let tell = !(due.replayed && due.failures == 0 && pod.is_running());
         if let Some(pod) = self.pods().by_uid.get_mut(pod.uid()) {
-            pod.asks.insert(due.ask, State::Done);
+            pod.settle(due.ask, State::Done);
         }
         tell
     }
@@ -162,7 +199,7 @@ impl Progress {
         let (waiting, verdict) = Waiting::after(before, &due, error, now);
         // A pod that vanished meanwhile is not brought back.
         if let Some(pod) = pods.by_uid.get_mut(pod.uid()) {
-            pod.asks.insert(due.ask, State::Waiting(waiting));
+            pod.settle(due.ask, State::Waiting(waiting));
         }
         verdict
     }
@@ -191,6 +228,25 @@ impl Progress {
 
     fn pods(&self) -> MutexGuard<'_, Pods> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pod {
+    /// A request for a Secret that this pod asked for before, in other words, counts from now on, not from the pod's
+    /// creation: else the age rule would take it for one that came together with what it replaces.
+    fn forget_all_but(&mut self, asks: &[Ask], api_time: Timestamp) {
+        for ask in asks.iter().filter(|ask| !self.asks.contains_key(ask)) {
+            if ask.as_ref().is_ok_and(|request| self.asked.contains(&request.secret_name)) {
+                self.edited.entry(ask.clone()).or_insert(api_time);
+            }
+        }
+        self.asks.retain(|ask, _| asks.contains(ask));
+        self.edited.retain(|ask, _| asks.contains(ask));
+    }
+
+    fn settle(&mut self, ask: Ask, state: State) {
+        self.asked.extend(ask.as_ref().ok().map(|request| request.secret_name.clone()));
+        self.asks.insert(ask, state);
     }
 }
 
@@ -306,34 +362,47 @@ mod tests {
         TargetError::Unauthenticated.into()
     }
 
+    fn take(progress: &Progress, pod: &PodView, asks: Vec<Ask>, changes: u64) -> Vec<Due> {
+        progress.due(pod, asks, changes, Timestamp::UNIX_EPOCH)
+    }
+
+    /// A node with one live pod.
+    fn with(pod: &PodView) -> Progress {
+        let progress = Progress::default();
+        progress.applied(pod);
+        progress
+    }
+
     /// Takes what is due, which has to be one thing.
     fn one(progress: &Progress, pod: &PodView, changes: u64) -> Due {
-        let mut due = progress.due(pod, vec![ask("a")], changes);
+        let mut due = take(progress, pod, vec![ask("a")], changes);
         assert_eq!(due.len(), 1, "one request is due");
         due.remove(0)
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_done_is_never_due_again_and_an_edit_is_new() {
-        let (progress, pod) = (Progress::default(), pod("u", "Pending"));
+        let pod = pod("u", "Pending");
+        let progress = with(&pod);
         let due = one(&progress, &pod, 0);
         assert!(progress.done(&pod, due), "a new pod is told");
-        assert!(progress.due(&pod, vec![ask("a")], 7).is_empty(), "also after changes");
+        assert!(take(&progress, &pod, vec![ask("a")], 7).is_empty(), "also after changes");
         assert_eq!(progress.next(&pod), Action::await_change());
-        let both = progress.due(&pod, vec![ask("a"), ask("b")], 0);
+        let both = take(&progress, &pod, vec![ask("a"), ask("b")], 0);
         assert_eq!(both.into_iter().map(|due| due.ask).collect::<Vec<_>>(), [ask("b")]);
-        assert!(progress.due(&pod, vec![ask("b")], 0).len() == 1, "not settled yet");
+        assert!(take(&progress, &pod, vec![ask("b")], 0).len() == 1, "not settled yet");
         assert_eq!(one(&progress, &pod, 0).ask, ask("a"), "what was taken out and put back is new");
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_waits_is_due_at_its_time_and_early_looks_cost_nothing() {
-        let (progress, pod) = (Progress::default(), pod("u", "Pending"));
+        let pod = pod("u", "Pending");
+        let progress = with(&pod);
         let due = one(&progress, &pod, 0);
         let verdict = progress.failed(&pod, due, &quota());
         assert!(verdict.tell && verdict.retry_in >= Duration::from_secs(15), "{verdict:?}");
-        assert!(progress.due(&pod, vec![ask("a")], 0).is_empty(), "a status change meanwhile");
-        assert!(progress.due(&pod, vec![ask("a")], 1).is_empty(), "a changed policy has nothing to do with it");
+        assert!(take(&progress, &pod, vec![ask("a")], 0).is_empty(), "a status change meanwhile");
+        assert!(take(&progress, &pod, vec![ask("a")], 1).is_empty(), "a changed policy has nothing to do with it");
         assert_eq!(progress.next(&pod), Action::requeue(verdict.retry_in));
         tokio::time::advance(verdict.retry_in).await;
         assert_eq!(one(&progress, &pod, 0).failures, 1);
@@ -341,21 +410,23 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_waits_for_a_change_is_due_with_the_change() {
-        let (progress, pod) = (Progress::default(), pod("u", "Pending"));
+        let pod = pod("u", "Pending");
+        let progress = with(&pod);
         let due = one(&progress, &pod, 3);
         progress.failed(&pod, due, &admission());
-        assert!(progress.due(&pod, vec![ask("a")], 3).is_empty());
+        assert!(take(&progress, &pod, vec![ask("a")], 3).is_empty());
         assert_eq!(one(&progress, &pod, 4).failures, 1);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_failure_is_told_when_it_is_new_or_different_or_half_an_hour_old() {
-        let (progress, pod) = (Progress::default(), pod("u", "Pending"));
+        let pod = pod("u", "Pending");
+        let progress = with(&pod);
         let fail = |error: &SyncError| {
-            let due = Due { ask: ask("a"), replayed: false, failures: 0, changes: 0 };
+            let due = Due { ask: ask("a"), replayed: false, edited_at: None, failures: 0, changes: 0 };
             progress.failed(&pod, due, error).tell
         };
-        progress.due(&pod, vec![ask("a")], 0);
+        take(&progress, &pod, vec![ask("a")], 0);
         assert!(fail(&quota()), "new");
         assert!(!fail(&quota()), "the same");
         assert!(fail(&busy()), "different");
@@ -399,7 +470,7 @@ mod tests {
         progress.listed(&gone);
         progress.list_ended();
         assert!(!progress.is_ready(), "two pods were not begun");
-        progress.due(&web, vec![ask("a")], 0);
+        take(&progress, &web, vec![ask("a")], 0);
         progress.forget(gone.uid());
         assert!(progress.is_ready());
     }
@@ -419,15 +490,50 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_pod_that_is_not_in_a_new_list_is_forgotten() {
-        let (progress, pod) = (Progress::default(), pod("u", "Pending"));
+        let pod = pod("u", "Pending");
+        let progress = with(&pod);
         let due = one(&progress, &pod, 0);
         progress.failed(&pod, due, &quota());
         assert_eq!(progress.waiting(), BTreeMap::from([(Reason::SecretWriteFailed, 1)]));
         progress.list_began();
         progress.list_ended();
         assert_eq!(progress.waiting(), BTreeMap::new());
-        let late = Due { ask: ask("a"), replayed: false, failures: 0, changes: 0 };
+        let late = Due { ask: ask("a"), replayed: false, edited_at: None, failures: 0, changes: 0 };
         progress.failed(&pod, late, &quota());
         assert_eq!(progress.waiting(), BTreeMap::new(), "work that ends late brings nothing back");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_edit_that_keeps_the_secrets_name_counts_from_the_edit() {
+        let pod = pod("u", "Pending");
+        let progress = with(&pod);
+        let first = one(&progress, &pod, 0);
+        assert_eq!(first.edited_at, None, "as the pod was created");
+        progress.done(&pod, first);
+        let elsewhere = |path: &str| {
+            ask("a").map(|mut request| {
+                request.remote.path = path.into();
+                request
+            })
+        };
+        let at = Timestamp::from_second(500).expect("a time");
+        let edited = progress.due(&pod, vec![elsewhere("b"), ask("other")], 0, at);
+        assert_eq!(edited.iter().map(|due| due.edited_at).collect::<Vec<_>>(), [Some(at), None]);
+        for due in edited {
+            progress.failed(&pod, due, &busy());
+        }
+        tokio::time::advance(Duration::from_secs(60)).await;
+        let later = Timestamp::from_second(600).expect("a time");
+        let again = progress.due(&pod, vec![elsewhere("b")], 0, later);
+        assert_eq!(again.iter().map(|due| due.edited_at).collect::<Vec<_>>(), [Some(at)], "also when it is retried");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_that_is_gone_gets_nothing_and_leaves_nothing() {
+        let pod = pod("u", "Pending");
+        let progress = with(&pod);
+        progress.forget(pod.uid());
+        assert!(take(&progress, &pod, vec![ask("a")], 0).is_empty());
+        assert_eq!(progress.next(&pod), Action::await_change());
     }
 }

@@ -1,15 +1,24 @@
 //! What is done for a pod: the table of contents of the agent.
 
-use std::{convert::Infallible, future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::{FutureExt, future::join_all};
+use jiff::Timestamp;
 use kube::runtime::controller::Action;
 use tokio::time::Instant;
 
 use crate::{
+    annotations,
     changes::Changes,
-    clock::SeenClock,
+    clock::{ApiClock, SeenClock},
     error::SyncError,
+    limits::ByteBudget,
     mapping,
     pod::PodView,
     policy::{AdmittedRequest, Requester},
@@ -18,7 +27,7 @@ use crate::{
     provider::{Identity, Registry},
     report::Reporter,
     request,
-    target::{Outcome, Targets, Urgency, Value},
+    target::{Asked, Outcome, Targets, Urgency, Value},
 };
 
 /// What the steps share.
@@ -37,6 +46,10 @@ pub struct Context {
     pub changes: Arc<Changes>,
     /// The newest pod seen.
     pub seen: SeenClock,
+    /// The API server's clock.
+    pub clock: Arc<ApiClock>,
+    /// The bound on values between fetch and write.
+    pub values: ByteBudget,
     /// How much older than its pod a value may be.
     pub freshness: Duration,
 }
@@ -47,19 +60,29 @@ pub struct Context {
 /// None: a request that fails waits for its own time, and holds up neither the pod's others nor other pods.
 pub async fn reconcile(pod: Arc<PodView>, context: Arc<Context>) -> Result<Action, Infallible> {
     let Some(annotation) = pod.asks() else {
-        context.progress.forget(pod.uid());
+        context.progress.idle(pod.uid());
         return Ok(Action::await_change());
     };
-    let asks = match request::parse(annotation, context.registry.catalogue()) {
-        Ok(requests) => requests.into_iter().map(Ok).collect(),
-        Err(error) => vec![Err(error)],
-    };
-    let due = context.progress.due(&pod, asks, context.changes.count());
+    let asks = context.read(annotation);
+    let due = context.progress.due(&pod, asks, context.changes.count(), context.clock.now());
     join_all(due.into_iter().map(|due| context.serve(&pod, due))).await;
     Ok(context.progress.next(&pod))
 }
 
 impl Context {
+    /// What an annotation asks for. The text is a stranger's, so that a parser that panics is an answer, too.
+    fn read(&self, annotation: &str) -> Vec<Ask> {
+        let parsed = catch_unwind(AssertUnwindSafe(|| request::parse(annotation, self.registry.catalogue())));
+        match parsed {
+            Ok(Ok(requests)) => requests.into_iter().map(Ok).collect(),
+            Ok(Err(error)) => vec![Err(error)],
+            Err(_) => {
+                self.reporter.panicked();
+                vec![Err(annotations::invalid("is more than the agent's parser can take; write it more simply").into())]
+            }
+        }
+    }
+
     /// Tries one request, and settles what has become of it.
     async fn serve(&self, pod: &PodView, due: Due) {
         let started = Instant::now();
@@ -86,23 +109,25 @@ impl Context {
     async fn sync(&self, pod: &PodView, due: &Due) -> Result<Outcome, SyncError> {
         let request = due.ask.clone()?;
         let admitted = self.policy.current().admit(request, &Requester::of(pod))?;
+        let asked = Asked::by(pod.reference_time(), due.edited_at);
+        self.seen.observe(asked.reference);
         let urgency = if due.replayed || due.failures > 0 { Urgency::Replayed } else { Urgency::Starting };
-        let value = self.value(pod, &admitted);
-        self.targets.apply(pod, &admitted, urgency, value).await
+        let value = self.value(asked.reference, &admitted);
+        self.targets.apply(pod, asked, &admitted, urgency, value).await
     }
 
-    /// The value, no older than the pod: fetched, then mapped.
-    async fn value(&self, pod: &PodView, admitted: &AdmittedRequest) -> Result<Value, SyncError> {
-        let reference = pod.reference_time();
+    /// The value, no older than the pod (or its edit): fetched, then mapped.
+    async fn value(&self, reference: Timestamp, admitted: &AdmittedRequest) -> Result<Value, SyncError> {
         let not_older_than = reference.checked_sub(self.freshness).unwrap_or(reference);
         let fetched = self.registry.fetch(admitted, Identity::Agent, not_older_than, &self.seen).await?;
+        let reserved = self.values.reserve(mapping::memory_of(&fetched.payload)).await;
         let data = mapping::map(&fetched.payload).map_err(|problem| SyncError::Mapping {
             provider: admitted.request().remote.provider.clone(),
             path: admitted.request().remote.path.clone(),
             problem,
         })?;
         let version = fetched.payload.version().to_owned();
-        Ok(Value { data, version, seen_through: fetched.seen_through })
+        Ok(Value { data, version, seen_through: fetched.seen_through, reserved })
     }
 }
 
@@ -132,7 +157,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{clock::ApiClock, error::BoxError, metrics::Metrics, provider::read_instances, target::TargetConfig};
+    use crate::{error::BoxError, metrics::Metrics, provider::read_instances, target::TargetConfig};
 
     /// An API server whose policies are in force and on which every Secret is fresh; its reply about `broken` panics
     /// while it is read.
@@ -197,6 +222,8 @@ mod tests {
             TargetConfig { node: "node-1".into(), own_namespace: "jasm-system".into(), freshness: Duration::ZERO };
         let clock = Arc::new(ApiClock::default());
         let context = Context {
+            clock: Arc::clone(&clock),
+            values: ByteBudget::for_values(),
             policy: Arc::new(PolicyFile::load(&policy, Arc::clone(&metrics), Arc::clone(&changes)).expect("a policy")),
             registry: Arc::new(registry.expect("a registry")),
             targets: Targets::new(api(), target, clock, Arc::clone(&metrics), Arc::clone(&changes)),
@@ -221,6 +248,9 @@ mod tests {
     async fn a_panic_stays_with_its_pod() {
         let (context, metrics, _files) = context().await;
         let admission = context.targets.admission();
+        for name in ["broken", "fine"] {
+            context.progress.applied(&pod(name));
+        }
         let both = async {
             let broken = reconcile(pod("broken"), Arc::clone(&context)).await;
             let fine = reconcile(pod("fine"), Arc::clone(&context)).await;

@@ -15,7 +15,7 @@ use kube::{
 use tokio::sync::mpsc;
 
 use crate::{
-    error::{Reason, SyncError, chain},
+    error::{BoxError, Reason, SyncError, chain},
     metrics::Metrics,
     pod::PodView,
     progress::{Ask, Verdict},
@@ -28,6 +28,10 @@ pub const REPORTING_CONTROLLER: &str = "jasm.codnod.io/agent";
 const QUEUE: usize = 2048;
 /// At most 50 Events a second.
 const PAUSE: Duration = Duration::from_millis(20);
+/// For one try.
+const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between the tries of one Event.
+const RETRY_PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(5)];
 /// The API server's limit for a note is 1 kB.
 const MAX_NOTE_BYTES: usize = 1000;
 
@@ -134,12 +138,33 @@ impl EventSender {
     /// Sends until nobody reports any more.
     pub async fn run(mut self) {
         while let Some((pod, event)) = self.queue.recv().await {
-            if let Err(error) = self.recorder.publish(&event, &pod).await {
+            if let Err(error) = self.send(&event, &pod).await {
                 self.metrics.event_dropped();
                 // A namespace or pod that is gone takes no Event, and nobody would look for it.
-                tracing::debug!(error = %chain(&error), reason = event.reason, "an Event could not be sent");
+                tracing::debug!(error = %chain(&*error), reason = event.reason, "an Event could not be sent");
             }
             tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+impl EventSender {
+    async fn send(&self, event: &Event, pod: &ObjectReference) -> Result<(), BoxError> {
+        let mut pauses = RETRY_PAUSES.iter();
+        loop {
+            let outcome = match tokio::time::timeout(SEND_TIMEOUT, self.recorder.publish(event, pod)).await {
+                Ok(Ok(())) => return Ok(()),
+                // Refused for good.
+                Ok(Err(kube::Error::Api(status))) if (400..500).contains(&status.code) && status.code != 429 => {
+                    return Err(kube::Error::Api(status).into());
+                }
+                Ok(Err(error)) => BoxError::from(error),
+                Err(elapsed) => elapsed.into(),
+            };
+            match pauses.next() {
+                Some(pause) => tokio::time::sleep(*pause).await,
+                None => return Err(outcome),
+            }
         }
     }
 }

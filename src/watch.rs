@@ -18,6 +18,7 @@ use kube::{
 use crate::{
     error::chain,
     pod::PodView,
+    progress::Listed,
     reconcile::{Context, reconcile},
 };
 
@@ -36,8 +37,8 @@ pub async fn run(
     let observer = Arc::clone(&context);
     let pods = events(Api::all(client), node)
         .default_backoff()
-        .inspect(move |event| observe(&observer, event))
         .reflect(writer)
+        .inspect(move |event| observe(&observer, event))
         .applied_objects();
     Controller::for_stream(pods, reader)
         .reconcile_all_on(context.changes.stream())
@@ -80,8 +81,16 @@ fn observe(context: &Context, event: &watcher::Result<Event<PodView>>) {
             context.seen.observe(pod.reference_time());
             progress.listed(pod);
         }
-        Ok(Event::InitDone) => progress.list_ended(),
-        Ok(Event::Apply(pod)) => context.seen.observe(pod.reference_time()),
+        Ok(Event::InitDone) => {
+            // Pods of a later list are worked on as they arrive, when the store does not have them yet: once more.
+            if progress.list_ended() == Listed::Again {
+                context.changes.announce();
+            }
+        }
+        Ok(Event::Apply(pod)) => {
+            context.seen.observe(pod.reference_time());
+            progress.applied(pod);
+        }
         Ok(Event::Delete(pod)) => progress.forget(pod.uid()),
         Err(error) => tracing::warn!(error = %chain(error), "the watch on pods failed; it begins anew with backoff"),
     }

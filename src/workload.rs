@@ -19,8 +19,9 @@ use crate::pod::{PodNamespace, PodView};
 
 /// How bare pods and Jobs are written on a Secret: as one workload, of which the newest pod wins.
 const SHORT_LIVED: &str = "pods-and-jobs";
-/// A CronJob's Jobs are called after it and the minute they are due, which has had eight digits since 1989.
+/// A CronJob's Jobs are called after it and the minute they are due, counted since 1970: eight digits, from 2012 to 2084.
 const CRON_SUFFIX_DIGITS: usize = 8;
+const CRON_MINUTES: std::ops::Range<u32> = 22_000_000..60_000_000;
 
 /// The top controller of a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,7 +72,7 @@ impl Workload {
         }
         let mut parts = text.splitn(3, '/');
         let (group, kind, name) = (parts.next()?, parts.next()?, parts.next()?);
-        (!kind.is_empty() && !name.is_empty()).then(|| Self::long_lived(group, kind, name))
+        (!kind.is_empty() && is_object_name(name)).then(|| Self::long_lived(group, kind, name))
     }
 }
 
@@ -85,7 +86,18 @@ impl fmt::Display for Workload {
 }
 
 fn is_minute(text: &str) -> bool {
-    text.len() >= CRON_SUFFIX_DIGITS && text.chars().all(|c| c.is_ascii_digit())
+    text.len() == CRON_SUFFIX_DIGITS && text.parse().is_ok_and(|minute: u32| CRON_MINUTES.contains(&minute))
+}
+
+/// A DNS-1123 subdomain. Owner references and annotations may hold any text, and names become part of a URL.
+fn is_object_name(name: &str) -> bool {
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    let outer = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    name.len() <= 253
+        && name.starts_with(outer)
+        && name.ends_with(outer)
+        && name.chars().all(inner)
+        && !name.contains("..")
 }
 
 /// The top controller of a pod, each hop by `controller: true`. At most one request.
@@ -97,6 +109,9 @@ pub async fn verified(client: &Client, pod: &PodView) -> Result<Workload, kube::
         return Ok(Workload::ShortLived);
     };
     let (namespace, name) = (pod.namespace(), owner.name.as_str());
+    if !is_object_name(name) {
+        return Ok(Workload::of_owner(owner));
+    }
     match owner.kind.as_str() {
         "ReplicaSet" => {
             let parent = controller_of::<ReplicaSet>(client, &namespace, name).await?;
@@ -180,6 +195,7 @@ mod tests {
             ("Job", Some(("batch/v1", "Job", "migrate")), None, "pods-and-jobs"),
             ("Job with a short number", Some(("batch/v1", "Job", "migrate-12")), None, "pods-and-jobs"),
             ("CronJob", Some(("batch/v1", "Job", "backup-29384720")), None, "batch/CronJob/backup"),
+            ("Job with a number of that length", Some(("batch/v1", "Job", "migrate-12345678")), None, "pods-and-jobs"),
             ("other controller", Some(("kafka.io/v1", "Broker", "b")), None, "kafka.io/Broker/b"),
             ("core group", Some(("v1", "ReplicationController", "rc")), None, "/ReplicationController/rc"),
         ];
@@ -188,7 +204,9 @@ mod tests {
             assert_eq!(got.to_string(), want, "case: {case}");
             assert_eq!(Workload::parse(want), Some(got), "case: {case}, read back");
         }
-        for altered in ["", "x", "a/b", "a//c"] {
+        for altered in
+            ["", "x", "a/b", "a//c", "apps/Deployment/x/status", "apps/Deployment/?limit=1", "apps/Deployment/../x"]
+        {
             assert_eq!(Workload::parse(altered), None, "{altered:?}");
         }
     }

@@ -5,10 +5,7 @@
 
 use std::{
     error::Error,
-    sync::{
-        Mutex, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -33,7 +30,8 @@ use crate::{
 /// Secrets Manager's own limit for a value.
 const MAX_VALUE_BYTES: usize = 64 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(1500);
+/// For the head of an answer.
+const READ_TIMEOUT: Duration = Duration::from_millis(1500);
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// What the operator's file may say of an instance of this kind.
@@ -42,7 +40,7 @@ const OPERATION_TIMEOUT: Duration = Duration::from_secs(4);
 pub(super) struct Settings {
     /// AWS region; default `AWS_REGION`, then `AWS_DEFAULT_REGION`.
     region: Option<String>,
-    /// Endpoint URL, for a VPC endpoint or an emulator; default `AWS_ENDPOINT_URL`, then AWS's own.
+    /// Endpoint URL of Secrets Manager, for a VPC endpoint or an emulator; default `AWS_ENDPOINT_URL`, then AWS's own.
     endpoint: Option<String>,
     /// Use the node's role where nothing else is set up.
     #[serde(default)]
@@ -53,12 +51,30 @@ pub(super) struct Settings {
 #[derive(Debug)]
 pub(super) struct AwsSecretsManager {
     name: ProviderName,
-    sdk: SdkConfig,
     source: Option<Source>,
-    client: Mutex<Client>,
-    /// Counts the clients made, so that credentials are refreshed once however many requests find them expired.
-    generation: AtomicU64,
+    /// For Secrets Manager alone; STS has its own.
+    endpoint: Option<String>,
+    session: Mutex<Session>,
     identity: OnceLock<String>,
+}
+
+/// Clients that share credentials.
+#[derive(Debug, Clone)]
+struct Session {
+    sdk: SdkConfig,
+    client: Client,
+    /// Counts the sessions, so that credentials are refreshed once however many requests find them expired.
+    number: u64,
+}
+
+impl Session {
+    /// A session that has asked for no credentials yet.
+    fn new(sdk: &SdkConfig, endpoint: Option<&str>, number: u64) -> Self {
+        let sdk = sdk.to_builder().identity_cache(IdentityCache::lazy().build()).build();
+        let mut config = aws_sdk_secretsmanager::config::Builder::from(&sdk);
+        config.set_endpoint_url(endpoint.map(str::to_owned).or_else(|| sdk.endpoint_url().map(str::to_owned)));
+        Self { client: Client::from_conf(config.build()), sdk, number }
+    }
 }
 
 impl AwsSecretsManager {
@@ -75,46 +91,37 @@ impl AwsSecretsManager {
             .ok_or("no region: set `region` in providers.yaml, or AWS_REGION")?;
         let region = Region::new(region);
         let source = Source::pick(|key| env(key).is_some(), settings.imds);
-        let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
+        let loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
             .region(region.clone())
             .retry_config(RetryConfig::disabled())
             .timeout_config(
                 TimeoutConfig::builder()
                     .connect_timeout(CONNECT_TIMEOUT)
-                    .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+                    .read_timeout(READ_TIMEOUT)
+                    // Not for an attempt: that would be for getting credentials and using them together.
+                    .disable_operation_attempt_timeout()
                     .operation_timeout(OPERATION_TIMEOUT)
                     .build(),
             );
-        loader = match source {
+        let loader = match source {
             Some(source) => loader.credentials_provider(source.provider(region)),
             None => loader.no_credentials(),
         };
-        if let Some(endpoint) = settings.endpoint {
-            loader = loader.endpoint_url(endpoint);
-        }
-        let sdk = loader.load().await;
-        Ok(Self {
-            client: Mutex::new(new_client(&sdk)),
-            name,
-            sdk,
-            source,
-            generation: AtomicU64::new(0),
-            identity: OnceLock::new(),
-        })
+        let session = Session::new(&loader.load().await, settings.endpoint.as_deref(), 0);
+        Ok(Self { name, source, endpoint: settings.endpoint, session: Mutex::new(session), identity: OnceLock::new() })
     }
 
-    fn client(&self) -> (Client, u64) {
-        let client = self.client.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        (client, self.generation.load(Ordering::Relaxed))
+    fn session(&self) -> Session {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Forgets cached credentials, unless somebody did since `seen`.
-    fn refresh_credentials(&self, seen: u64) {
-        let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.generation.load(Ordering::Relaxed) == seen {
-            *client = new_client(&self.sdk);
-            self.generation.fetch_add(1, Ordering::Relaxed);
+    fn refresh_credentials(&self, seen: &Session) -> Session {
+        let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        if session.number == seen.number {
+            *session = Session::new(&seen.sdk, self.endpoint.as_deref(), seen.number + 1);
         }
+        session.clone()
     }
 
     async fn get(&self, client: &Client, remote: &RemoteRef) -> Result<GetSecretValueOutput, ProviderError> {
@@ -157,13 +164,6 @@ impl AwsSecretsManager {
     }
 }
 
-fn new_client(sdk: &SdkConfig) -> Client {
-    // A cache of its own, so that a new client asks for new credentials.
-    let config =
-        aws_sdk_secretsmanager::config::Builder::from(sdk).identity_cache(IdentityCache::lazy().build()).build();
-    Client::from_conf(config)
-}
-
 #[async_trait]
 impl SecretProvider for AwsSecretsManager {
     fn name(&self) -> &ProviderName {
@@ -179,12 +179,10 @@ impl SecretProvider for AwsSecretsManager {
         if self.source.is_none() {
             return Err(self.no_credentials("the environment names no source of credentials".into()));
         }
-        let (client, generation) = self.client();
-        let output = match self.get(&client, remote).await {
+        let session = self.session();
+        let output = match self.get(&session.client, remote).await {
             Err(ProviderError::Credentials { .. }) => {
-                self.refresh_credentials(generation);
-                let (client, _) = self.client();
-                self.get(&client, remote).await?
+                self.get(&self.refresh_credentials(&session).client, remote).await?
             }
             outcome => outcome?,
         };
@@ -206,7 +204,7 @@ impl SecretProvider for AwsSecretsManager {
 
     /// Loads credentials and learns who the agent is, for messages.
     async fn warm_up(&self) {
-        let sts = aws_sdk_sts::Client::new(&self.sdk);
+        let sts = aws_sdk_sts::Client::new(&self.session().sdk);
         match sts.get_caller_identity().send().await {
             Ok(who) => {
                 let arn = who.arn.unwrap_or_default();

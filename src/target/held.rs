@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::{clock::ApiClock, workload::Workload};
 
+/// How far the API server's clock may be ahead of what is known of it: its times and the time since both lose a fraction.
+const CLOCK_ERROR: SignedDuration = SignedDuration::from_secs(2);
 /// The source ids that this release can read.
 const KNOWN_SOURCE: &str = "v1:";
 
@@ -50,8 +52,28 @@ impl Held {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Wish {
     pub(super) source: String,
-    pub(super) reference: Timestamp,
+    pub(super) asked: Asked,
     pub(super) workload: Workload,
+}
+
+/// When a pod asked for what it wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asked {
+    /// The value must not be older.
+    pub reference: Timestamp,
+    /// The place of the request among others for the same Secret.
+    pub since: Timestamp,
+}
+
+impl Asked {
+    /// By the pod's creation and scheduling, or by its edit. The time of an edit is known with an error: for the
+    /// value the earliest counts, for the place the latest.
+    pub fn by(reference: Timestamp, edited_at: Option<Timestamp>) -> Self {
+        match edited_at {
+            None => Self { reference, since: reference },
+            Some(at) => Self { reference: at.max(reference), since: (at + CLOCK_ERROR).max(reference) },
+        }
+    }
 }
 
 /// What to do about a Secret that is there.
@@ -90,17 +112,25 @@ pub(super) fn decide(held: &Held, wish: &Wish, freshness: Duration) -> Decision 
 
 /// Between pods of one workload the newest spec wins, and a tie stays.
 pub(super) fn by_age(held: &Held, wish: &Wish) -> Decision {
-    match held.spec_since.map(|since| wish.reference.cmp(&since)) {
+    match held.spec_since.map(|since| wish.asked.since.cmp(&since)) {
         None | Some(std::cmp::Ordering::Greater) => Decision::TakeOver,
         Some(std::cmp::Ordering::Equal) => Decision::Tie,
         Some(std::cmp::Ordering::Less) => Decision::Superseded,
     }
 }
 
+/// Bare pods and Jobs hold a name until something newer asks for it: whether any of them still lives, nobody can tell.
+pub(super) fn from_short_lived(held: &Held, wish: &Wish) -> Decision {
+    match by_age(held, wish) {
+        Decision::TakeOver => Decision::TakeOver,
+        _ => Decision::OtherWorkload(Workload::ShortLived),
+    }
+}
+
 fn is_fresh(held: &Held, wish: &Wish, freshness: Duration) -> bool {
     held.synced_through
         .and_then(|through| through.checked_add(freshness).ok())
-        .is_some_and(|until| until >= wish.reference)
+        .is_some_and(|until| until >= wish.asked.reference)
 }
 
 #[cfg(test)]
@@ -127,7 +157,7 @@ mod tests {
     }
 
     fn wish() -> Wish {
-        Wish { source: "v1:aws:/a".into(), reference: second(100), workload: deployment("web") }
+        Wish { source: "v1:aws:/a".into(), asked: Asked::by(second(100), None), workload: deployment("web") }
     }
 
     #[test]
@@ -154,14 +184,14 @@ mod tests {
         type Change = fn(&mut Held, &mut Wish);
         let cases: &[(&str, Change, Decision)] = &[
             ("same source, same second", |_, _| {}, Decision::Fresh),
-            ("same source, newer pod", |_, wish| wish.reference = second(101), Decision::Refresh),
+            ("same source, newer pod", |_, wish| wish.asked = Asked::by(second(101), None), Decision::Refresh),
             ("same source, other workload", |held, _| held.workload = Some(deployment("x")), Decision::Fresh),
             ("never synced", |held, _| held.synced_through = None, Decision::Refresh),
             (
                 "newer pod, same workload, other source",
                 |held, wish| {
                     held.source = "v1:aws:/b".into();
-                    wish.reference = second(91);
+                    wish.asked = Asked::by(second(91), None);
                 },
                 Decision::TakeOver,
             ),
@@ -169,7 +199,7 @@ mod tests {
                 "same second, same workload, other source",
                 |held, wish| {
                     held.source = "v1:aws:/b".into();
-                    wish.reference = second(90);
+                    wish.asked = Asked::by(second(90), None);
                 },
                 Decision::Tie,
             ),
@@ -177,7 +207,7 @@ mod tests {
                 "older pod, same workload, other source",
                 |held, wish| {
                     held.source = "v1:aws:/b".into();
-                    wish.reference = second(89);
+                    wish.asked = Asked::by(second(89), None);
                 },
                 Decision::Superseded,
             ),
@@ -215,8 +245,29 @@ mod tests {
     }
 
     #[test]
+    fn an_edit_takes_the_place_of_what_came_in_the_same_second() {
+        let mut held = held();
+        held.source = "v1:aws:/b".into();
+        held.spec_since = Some(second(100));
+        for (at, want) in [(99, Decision::TakeOver), (98, Decision::Tie)] {
+            let wish = Wish { asked: Asked::by(second(50), Some(second(at))), ..wish() };
+            assert_eq!(decide(&held, &wish, Duration::ZERO), want, "edited at {at}");
+        }
+    }
+
+    #[test]
+    fn bare_pods_give_way_to_what_is_newer_and_to_nothing_else() {
+        let mut held = held();
+        held.workload = Some(Workload::ShortLived);
+        for (since, want) in [(91, Decision::TakeOver), (90, Decision::OtherWorkload(Workload::ShortLived))] {
+            let wish = Wish { asked: Asked::by(second(since), None), ..wish() };
+            assert_eq!(from_short_lived(&held, &wish), want, "{since}");
+        }
+    }
+
+    #[test]
     fn freshness_lets_a_value_be_older_than_the_pod() {
-        let wish = Wish { reference: second(160), ..wish() };
+        let wish = Wish { asked: Asked::by(second(160), None), ..wish() };
         assert_eq!(decide(&held(), &wish, Duration::from_secs(60)), Decision::Fresh);
         assert_eq!(decide(&held(), &wish, Duration::from_secs(59)), Decision::Refresh);
         assert_eq!(decide(&held(), &wish, Duration::MAX), Decision::Refresh, "no overflow");

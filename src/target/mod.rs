@@ -24,14 +24,16 @@ use std::{future::Future, pin::Pin, sync::Arc, task::Poll, time::Duration};
 use futures::future::{MaybeDone, maybe_done, poll_fn};
 use jiff::Timestamp;
 use kube::Client;
+use tokio::sync::OwnedSemaphorePermit;
 
 pub use admission::Admission;
 pub use error::TargetError;
+pub use held::Asked;
 
 use self::{
     api::{Mode, Secrets, Target},
     body::SecretBody,
-    held::{Decision, Held, Wish, by_age, decide},
+    held::{Decision, Held, Wish, by_age, decide, from_short_lived},
     reply::{Reply, Verb},
     turns::{Seen, Turns},
 };
@@ -59,6 +61,8 @@ const PROBE: &str = "jasm.codnod.io/probe";
 
 /// The first try and five lost races.
 const TRIES: usize = 6;
+/// For a read behind a disputed name.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What is to be in a Secret.
 #[derive(Debug)]
@@ -69,6 +73,8 @@ pub struct Value {
     pub version: String,
     /// The newest pod that the agent had seen before it asked the store.
     pub seen_through: Timestamp,
+    /// The share of the memory bound that the data takes.
+    pub reserved: OwnedSemaphorePermit,
 }
 
 /// How a request ended well.
@@ -159,17 +165,15 @@ impl Targets {
     pub async fn apply(
         &self,
         pod: &PodView,
+        asked: Asked,
         admitted: &AdmittedRequest,
         urgency: Urgency,
         value: impl Future<Output = Result<Value, SyncError>>,
     ) -> Result<Outcome, SyncError> {
         self.admission.enforced().await?;
         let target = Target { namespace: pod.namespace(), name: admitted.request().secret_name.clone() };
-        let mut wish = Wish {
-            source: body::printable(&admitted.request().source_id()),
-            reference: pod.reference_time(),
-            workload: Workload::by_name(pod),
-        };
+        let mut wish =
+            Wish { source: body::printable(&admitted.request().source_id()), asked, workload: Workload::by_name(pod) };
         let (mut turn, alone) = self.turns.take(&target).await;
         let early = urgency == Urgency::Starting && alone && self.freshness.is_zero() && !is_known_fresh(&turn, &wish);
         let (mut value, mut ready) = (std::pin::pin!(maybe_done(value)), None);
@@ -226,10 +230,12 @@ impl Targets {
     ) -> Result<Option<Outcome>, TargetError> {
         let decision = match decide(held, wish, self.freshness) {
             Decision::OtherWorkload(holder) => {
-                wish.workload = workload::verified(&self.client, pod).await.map_err(unread)?;
+                wish.workload = in_time(workload::verified(&self.client, pod)).await?;
                 if wish.workload == holder {
                     by_age(held, wish)
-                } else if workload::exists(&self.client, &target.namespace, &holder).await.map_err(unread)? {
+                } else if holder == Workload::ShortLived {
+                    from_short_lived(held, wish)
+                } else if in_time(workload::exists(&self.client, &target.namespace, &holder)).await? {
                     Decision::OtherWorkload(holder)
                 } else {
                     Decision::TakeOver
@@ -259,7 +265,7 @@ impl Targets {
     ) -> Result<Option<Outcome>, TargetError> {
         let same_source = held.filter(|held| held.source == wish.source);
         let since =
-            same_source.and_then(|held| held.spec_since).map_or(wish.reference, |since| since.max(wish.reference));
+            same_source.and_then(|held| held.spec_since).map_or(wish.asked.since, |since| since.max(wish.asked.since));
         let workload = same_source.and_then(|held| held.workload.as_ref()).unwrap_or(&wish.workload);
         let verb = if held.is_some() { Verb::Update } else { Verb::Create };
         let _reserved = self.bodies.reserve(SecretBody::max_bytes(&value.data)).await;
@@ -308,7 +314,15 @@ async fn beside<T, V: Future>(probe: impl Future<Output = T>, mut value: Option<
 }
 
 fn is_known_fresh(seen: &Option<Seen>, wish: &Wish) -> bool {
-    seen.as_ref().is_some_and(|seen| seen.source == wish.source && seen.through >= wish.reference)
+    seen.as_ref().is_some_and(|seen| seen.source == wish.source && seen.through >= wish.asked.reference)
+}
+
+/// Bounds a read behind a disputed name, which others wait for.
+async fn in_time<T>(read: impl Future<Output = kube::Result<T>>) -> Result<T, TargetError> {
+    match tokio::time::timeout(READ_TIMEOUT, read).await {
+        Ok(outcome) => outcome.map_err(unread),
+        Err(elapsed) => Err(TargetError::Unreachable { source: elapsed.into() }),
+    }
 }
 
 /// A read behind a disputed name failed.

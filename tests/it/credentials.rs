@@ -52,6 +52,17 @@ async fn irsa_is_used_and_its_token_file_is_read_again() {
 }
 
 #[tokio::test]
+async fn one_role_session_serves_the_warm_up_and_every_fetch() {
+    let scene = Scene::set_with(irsa).await;
+    for name in ["one", "two"] {
+        let path = scene.store.seed(name, r#"{"A":"1"}"#).await;
+        scene.pod(name).asks(&path, name).create().await;
+        scene.namespace.wait_for_secret(name).await;
+    }
+    assert_eq!((scene.store.calls("GetCallerIdentity"), scene.store.calls(ASSUME)), (1, 1));
+}
+
+#[tokio::test]
 async fn a_denied_role_says_what_to_check() {
     let scene = Scene::set_with_store(|builder, store| {
         store.fail(ASSUME, Fault::AccessDenied);

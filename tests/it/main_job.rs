@@ -5,7 +5,7 @@ use kube::{Api, ResourceExt as _, api::ListParams};
 use serde_json::json;
 
 use crate::support::cluster::TestNamespace;
-use crate::support::scene::{Scene, annotation, calls};
+use crate::support::scene::{Scene, annotation, calls, later_than};
 
 #[tokio::test]
 async fn an_annotated_pod_gets_all_keys_of_its_secret_and_an_event() {
@@ -162,4 +162,26 @@ async fn an_edited_annotation_is_synced_and_a_removed_one_leaves_the_secret() {
     scene.settle().await;
     scene.namespace.wait_for_data("one", [("A", "1")]).await;
     scene.namespace.wait_for_data("two", [("B", "2")]).await;
+}
+
+#[tokio::test]
+async fn an_edit_of_the_path_alone_changes_the_secret() {
+    let scene = Scene::set().await;
+    let first = scene.store.seed("first", r#"{"A":"1"}"#).await;
+    let second = scene.store.seed("second", r#"{"A":"2"}"#).await;
+    let pod = scene.pod("web").asks(&first, "app").create().await;
+    scene.namespace.wait_for_data("app", [("A", "1")]).await;
+    let created = scene.namespace.wait_for_secret("app").await;
+    later_than(&created).await;
+
+    let request = json!({"provider": "aws-secretsmanager", "path": second, "secretName": "app"}).to_string();
+    scene.namespace.annotate(&pod, "jasm.codnod.io/secret-sync", &request).await;
+    scene.namespace.wait_for_data("app", [("A", "2")]).await;
+
+    // And a new agent, which knows nothing of the edit, leaves it.
+    let edited = scene.namespace.wait_for_secret("app").await;
+    let mut again = scene.builder.spawn();
+    again.ready().await;
+    scene.settle().await;
+    assert_eq!(scene.namespace.wait_for_secret("app").await, edited);
 }

@@ -109,6 +109,22 @@ async fn another_deployments_name_is_refused_until_that_deployment_is_gone() {
 }
 
 #[tokio::test]
+async fn a_name_that_a_bare_pod_once_used_goes_to_a_newer_deployment() {
+    let scene = Scene::set().await;
+    let (_, set) = scene.namespace.deployment("web").await;
+    let staging = scene.store.seed("staging", r#"{"A":"1"}"#).await;
+    let prod = scene.store.seed("prod", r#"{"A":"2"}"#).await;
+    let trial = scene.pod("trial").asks(&staging, "app").create().await;
+    let first = scene.namespace.wait_for_data("app", [("A", "1")]).await;
+    scene.namespace.delete_pod(&trial).await;
+    later_than(&first).await;
+
+    scene.pod("web").owned_by(&set).label("pod-template-hash", HASH).asks(&prod, "app").create().await;
+    let second = scene.namespace.wait_for_data("app", [("A", "2")]).await;
+    assert_eq!(annotation(&second, "jasm.codnod.io/workload"), "apps/Deployment/web");
+}
+
+#[tokio::test]
 async fn an_immutable_secret_of_ours_keeps_its_value_and_says_so() {
     let scene = Scene::set().await;
     let path = scene.store.seed("config", r#"{"A":"1"}"#).await;
