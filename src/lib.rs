@@ -49,6 +49,8 @@ pub mod changes;
 pub mod clock;
 pub mod config;
 pub mod error;
+#[cfg(test)]
+mod fake_api;
 pub mod kubernetes;
 pub mod limits;
 pub mod mapping;

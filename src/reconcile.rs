@@ -148,121 +148,33 @@ fn target_of(pod: &PodView, ask: &Ask) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
+    use std::sync::Arc;
 
-    use bytes::Bytes;
-    use http::{Request, Response};
-    use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
-    use kube::{Client, client::Body};
-    use serde_json::json;
+    use kube::Client;
 
     use super::*;
-    use crate::{error::BoxError, metrics::Metrics, provider::read_instances, target::TargetConfig};
-
-    /// An API server whose policies are in force and on which every Secret is fresh; its reply about `broken` panics
-    /// while it is read.
-    fn api() -> Client {
-        let service = tower::service_fn(|request: Request<Body>| async move {
-            let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-            let sent = request.into_body().collect_bytes().await?;
-            let sent: serde_json::Value = serde_json::from_slice(&sent)?;
-            if path.ends_with("/secrets/broken") {
-                let body = Full::new(Bytes::from_static(b"x")).map_frame(|frame| {
-                    assert!(frame.is_trailers(), "planted");
-                    frame
-                });
-                return reply(body);
-            }
-            let (policy, said) = match (method.as_str(), &sent["metadata"]) {
-                ("PUT", _) => (
-                    "ownership",
-                    "jasm:probe rv=1 source=v1:aws:a through=1970-01-01T00:00:00Z since= workload= version=",
-                ),
-                (_, meta) if meta["annotations"]["jasm.codnod.io/probe"] == "true" => {
-                    ("ownership", "jasm:probe-on-create")
-                }
-                (_, meta) if meta["labels"]["jasm.codnod.io/check"] == "shape" => ("shape", "jasm:shape"),
-                (_, meta) if meta["annotations"]["jasm.codnod.io/node"] == "jasm-no-such-node" => ("node", "jasm:node"),
-                _ => ("namespaces", "jasm:namespace"),
-            };
-            let message = format!(
-                "secrets \"x\" is forbidden: ValidatingAdmissionPolicy 'jasm-agent-{policy}' with binding 'jasm-agent-{policy}' denied request: {said}"
-            );
-            let status = json!({"kind": "Status", "reason": "Forbidden", "code": 403, "message": message});
-            reply(Full::new(Bytes::from(status.to_string())))
-        });
-        Client::new(service, "jasm-system")
-    }
-
-    fn reply(
-        body: impl BodyExt<Data = Bytes, Error = Infallible> + Send + 'static,
-    ) -> Result<Response<UnsyncBoxBody<Bytes, Infallible>>, BoxError> {
-        Ok(Response::builder().status(403).body(body.boxed_unsync())?)
-    }
-
-    struct Files(PathBuf);
-
-    impl Drop for Files {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
-    }
-
-    async fn context() -> (Arc<Context>, Arc<Metrics>, Files) {
-        let files = Files(std::env::temp_dir().join(format!("jasm-reconcile-{:x}", fastrand::u64(..))));
-        std::fs::create_dir(&files.0).expect("a folder");
-        let (policy, providers) = (files.0.join("policy.yaml"), files.0.join("providers.yaml"));
-        let rule = "rules: [{namespaces: ['*'], serviceAccounts: ['*'], providers: ['*'], paths: ['**']}]";
-        std::fs::write(&policy, rule).expect("a policy");
-        std::fs::write(&providers, "providers: [{name: aws, kind: aws-secretsmanager, region: x}]").expect("providers");
-        let (metrics, changes) = (Arc::new(Metrics::default()), Arc::new(Changes::default()));
-        let registry = Registry::new(read_instances(&providers).expect("instances"), Arc::clone(&metrics)).await;
-        let (reporter, _) = Reporter::new(api(), "node-1", Arc::clone(&metrics));
-        let target =
-            TargetConfig { node: "node-1".into(), own_namespace: "jasm-system".into(), freshness: Duration::ZERO };
-        let clock = Arc::new(ApiClock::default());
-        let context = Context {
-            clock: Arc::clone(&clock),
-            values: ByteBudget::for_values(),
-            policy: Arc::new(PolicyFile::load(&policy, Arc::clone(&metrics), Arc::clone(&changes)).expect("a policy")),
-            registry: Arc::new(registry.expect("a registry")),
-            targets: Targets::new(api(), target, clock, Arc::clone(&metrics), Arc::clone(&changes)),
-            reporter,
-            progress: Arc::default(),
-            changes,
-            seen: SeenClock::default(),
-            freshness: Duration::ZERO,
-        };
-        (Arc::new(context), metrics, files)
-    }
-
-    fn pod(secret: &str) -> Arc<PodView> {
-        let request = json!({"provider": "aws", "path": "a", "secretName": secret}).to_string();
-        let pod = json!({"metadata": {
-            "name": secret, "namespace": "team-a", "uid": secret, "annotations": {crate::pod::SYNC_ANNOTATION: request},
-        }});
-        Arc::new(serde_json::from_value(pod).expect("a pod"))
-    }
+    use crate::fake_api::{self, Scene};
 
     #[tokio::test]
     async fn a_panic_stays_with_its_pod() {
-        let (context, metrics, _files) = context().await;
-        let admission = context.targets.admission();
-        for name in ["broken", "fine"] {
-            context.progress.applied(&pod(name));
-        }
+        let scene = Scene::new(Client::new(tower::service_fn(fake_api::secrets), "jasm-system")).await;
+        let admission = scene.context.targets.admission();
+        let pods = ["broken", "fine"].map(|name| Arc::new(fake_api::pod(name)));
         let both = async {
-            let broken = reconcile(pod("broken"), Arc::clone(&context)).await;
-            let fine = reconcile(pod("fine"), Arc::clone(&context)).await;
-            (broken, fine)
+            let mut outcomes = Vec::new();
+            for pod in pods {
+                scene.context.progress.applied(&pod);
+                outcomes.push(reconcile(pod, Arc::clone(&scene.context)).await.expect("infallible"));
+            }
+            outcomes
         };
-        let (broken, fine) = tokio::select! {
+        let outcomes = tokio::select! {
             outcomes = both => outcomes,
             () = admission.watch() => unreachable!("it never ends"),
         };
-        assert_ne!(broken.expect("infallible"), Action::await_change(), "it is tried again later");
-        assert_eq!(fine.expect("infallible"), Action::await_change(), "done");
-        let metrics = metrics.render();
+        assert_ne!(outcomes[0], Action::await_change(), "it is tried again later");
+        assert_eq!(outcomes[1], Action::await_change(), "done");
+        let metrics = scene.metrics.render();
         for want in [
             "jasm_panics_total 1",
             r#"jasm_syncs_total{provider="aws",result="failed",reason="SecretWriteFailed"} 1"#,

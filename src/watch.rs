@@ -106,60 +106,123 @@ fn log<T>(outcome: Result<T, ControllerError<std::convert::Infallible, watcher::
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::{sync::Mutex, time::Duration};
 
-    use http::{Request, Response};
+    use bytes::Bytes;
+    use futures::stream;
+    use http::Request;
+    use http_body_util::StreamBody;
+    use hyper::body::Frame;
     use kube::client::Body;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
-    use crate::error::BoxError;
+    use crate::fake_api::{self, Reply, Scene, json_reply, pod_json};
+
+    type Asked = Arc<Mutex<Vec<String>>>;
+
+    /// Notes the request, and says how many there were with it.
+    fn note(asked: &Asked, uri: String) -> usize {
+        let mut asked = asked.lock().expect("no test panicked");
+        asked.push(uri);
+        asked.len()
+    }
 
     /// An API server without streaming lists: what 1.30 answers, in its own words.
-    fn without_streaming_lists(asked: Arc<Mutex<Vec<String>>>) -> Client {
-        let service = tower::service_fn(move |request: Request<Body>| {
-            let uri = request.uri().to_string();
-            asked.lock().expect("no test panicked").push(uri.clone());
-            let reply = if uri.contains("sendInitialEvents") {
-                let message = "sendInitialEvents: Forbidden: sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled";
-                let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Invalid", "code": 422, "message": message});
-                Some((422, status))
-            } else if uri.contains("watch=") {
-                None
-            } else {
-                let pod = json!({"metadata": {"name": "web", "namespace": "a", "uid": "u", "resourceVersion": "7"}});
-                Some((
-                    200,
-                    json!({"kind": "PodList", "apiVersion": "v1", "metadata": {"resourceVersion": "7"}, "items": [pod]}),
-                ))
-            };
-            async move {
-                match reply {
-                    Some((code, body)) => Response::builder()
-                        .status(code)
-                        .body(Body::from(body.to_string().into_bytes()))
-                        .map_err(BoxError::from),
-                    None => futures::future::pending().await,
-                }
-            }
-        });
-        Client::new(service, "jasm-system")
+    async fn without_streaming_lists(asked: Asked, request: Request<Body>) -> Reply {
+        let uri = request.uri().to_string();
+        note(&asked, uri.clone());
+        if uri.contains("sendInitialEvents") {
+            let message = "sendInitialEvents: Forbidden: sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled";
+            let status =
+                json!({"kind": "Status", "status": "Failure", "reason": "Invalid", "code": 422, "message": message});
+            return json_reply(422, &status);
+        }
+        if uri.contains("watch=") {
+            return futures::future::pending().await;
+        }
+        let meta = json!({"resourceVersion": "7"});
+        json_reply(200, &json!({"kind": "PodList", "apiVersion": "v1", "metadata": meta, "items": [pod_json("web")]}))
     }
 
     #[tokio::test]
     async fn an_api_server_without_streaming_lists_is_listed_and_then_watched() {
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let api = Api::all(without_streaming_lists(Arc::clone(&asked)));
-        let events: Vec<_> =
-            events(api, "node-1").take(3).map(|event| event.expect("no error reaches us")).collect().await;
+        let asked = Asked::default();
+        let service = tower::service_fn({
+            let asked = Arc::clone(&asked);
+            move |request| without_streaming_lists(Arc::clone(&asked), request)
+        });
+        let api = Api::all(Client::new(service, "jasm-system"));
+        let events = events(api, "node-1").take(3).map(|event| event.expect("no error reaches us"));
+        let events: Vec<_> = events.collect().await;
         assert!(matches!(events[0], Event::Init), "{events:?}");
         assert!(matches!(&events[1], Event::InitApply(pod) if pod.name() == "web"), "{events:?}");
         assert!(matches!(events[2], Event::InitDone), "{events:?}");
         let asked = asked.lock().expect("no test panicked");
         assert_eq!(asked.len(), 2, "one refusal, one list: {asked:?}");
         assert!(asked.iter().all(|uri| uri.contains("fieldSelector=spec.nodeName%3Dnode-1")), "{asked:?}");
-        let seconds =
-            asked[0].split(['?', '&']).find_map(|part| part.strip_prefix("timeoutSeconds=")).map(str::parse::<u32>);
-        assert!(matches!(seconds, Some(Ok(60..=120))), "{asked:?}");
+        let seconds = asked[0].split(['?', '&']).find_map(|part| part.strip_prefix("timeoutSeconds="));
+        assert!(seconds.is_some_and(|seconds| matches!(seconds.parse(), Ok(60..=120))), "{asked:?}");
+    }
+
+    fn event(kind: &str, object: &Value) -> String {
+        format!("{}\n", json!({"type": kind, "object": object}))
+    }
+
+    fn list_ends() -> String {
+        let meta = json!({"resourceVersion": "7", "annotations": {"k8s.io/initial-events-end": "true"}});
+        event("BOOKMARK", &json!({"apiVersion": "v1", "kind": "Pod", "metadata": meta}))
+    }
+
+    /// Sends the parts with a pause before each; the connection then ends, or stays.
+    fn stream_of(parts: Vec<String>, stays: bool) -> Reply {
+        let sent = stream::iter(parts).then(|part| async move {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            Ok(Frame::data(Bytes::from(part)))
+        });
+        let rest = if stays { stream::pending().boxed() } else { stream::empty().boxed() };
+        fake_api::reply(200, StreamBody::new(sent.chain(rest)))
+    }
+
+    /// A list with one pod, a watch that is too old to be resumed, and a list with one pod more, in parts.
+    async fn that_forgets(asked: Asked, request: Request<Body>) -> Reply {
+        if request.uri().path() != "/api/v1/pods" {
+            return fake_api::secrets(request).await;
+        }
+        let (first, second) = (event("ADDED", &pod_json("first")), event("ADDED", &pod_json("second")));
+        let gone = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Expired", "code": 410, "message": "too old"});
+        match note(&asked, request.uri().to_string()) {
+            1 => stream_of(vec![first, list_ends()], false),
+            2 => stream_of(vec![event("ERROR", &gone)], false),
+            _ => stream_of(vec![second, first, list_ends()], true),
+        }
+    }
+
+    /// A pod of a second list is seen before the store has it; it must not be lost.
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_that_comes_with_a_later_list_is_served() {
+        let asked = Asked::default();
+        let service = tower::service_fn({
+            let asked = Arc::clone(&asked);
+            move |request| that_forgets(Arc::clone(&asked), request)
+        });
+        let client = Client::new(service, "jasm-system");
+        let scene = Scene::new(client.clone()).await;
+        let admission = scene.context.targets.admission();
+        let both_served = async {
+            let want = r#"jasm_syncs_total{provider="aws",result="fresh",reason="SecretSyncSuccess"} 2"#;
+            while !scene.metrics.render().contains(want) {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        let work = run(client, "node-1", Arc::clone(&scene.context), futures::future::pending());
+        tokio::select! {
+            outcome = tokio::time::timeout(Duration::from_secs(60), both_served) => {
+                assert!(outcome.is_ok(), "{}", scene.metrics.render());
+            }
+            () = work => unreachable!("it runs until it is stopped"),
+            () = admission.watch() => unreachable!("it never ends"),
+        }
+        assert_eq!(asked.lock().expect("no test panicked").len(), 3, "list, resumed watch, list");
     }
 }
