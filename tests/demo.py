@@ -242,6 +242,8 @@ def run(program, folder):
 
 def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    # Python leaves SIGINT ignored where the shell that started it did.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = pathlib.Path(tempfile.mkdtemp(prefix="jasm-demo-"))
     try:
         run(pathlib.Path(sys.argv[1]).resolve(), folder)

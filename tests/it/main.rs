@@ -9,6 +9,7 @@ mod freshness;
 mod harness;
 mod main_job;
 mod names;
+mod policies;
 mod program;
 mod rights;
 mod support;

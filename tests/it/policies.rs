@@ -1,0 +1,168 @@
+//! What the shipped admission policies refuse to the agent's own token, each by its name, and what they let pass.
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
+use kube::api::PostParams;
+use serde_json::{Value, json};
+
+use crate::support::cluster::TestNamespace;
+use crate::support::node::{AGENT_ACCOUNT, AGENT_NAMESPACE, AgentNode};
+use crate::support::surroundings::Surroundings;
+
+/// A Secret as the agent writes it.
+fn valid(node: &AgentNode, name: &str) -> Value {
+    json!({
+        "metadata": {
+            "name": name,
+            "labels": {"jasm.codnod.io/managed-by": "jasm", "app.kubernetes.io/managed-by": "jasm"},
+            "annotations": {
+                "jasm.codnod.io/source": "v1:x:y", "jasm.codnod.io/source-path": "y",
+                "jasm.codnod.io/source-version": "1", "jasm.codnod.io/synced-at": "2026-01-01T00:00:00Z",
+                "jasm.codnod.io/synced-through": "2026-01-01T00:00:00Z",
+                "jasm.codnod.io/spec-since": "2026-01-01T00:00:00Z",
+                "jasm.codnod.io/workload": "pods-and-jobs", "jasm.codnod.io/node": node.name(),
+            },
+        },
+        "type": "Opaque",
+        "data": {"A": "MQ=="},
+    })
+}
+
+/// `valid` with one thing set; `~1` is a slash in a name.
+fn with(node: &AgentNode, place: &str, value: Value) -> Value {
+    let mut secret = valid(node, "new");
+    let (parent, key) = place.rsplit_once('/').expect("a place has a slash");
+    let key = key.replace("~1", "/");
+    let parent =
+        if parent.is_empty() { &mut secret } else { secret.pointer_mut(parent).expect("a part of the Secret") };
+    parent[key] = value;
+    secret
+}
+
+async fn create(secrets: &Api<Secret>, secret: Value) -> Result<Secret, kube::Error> {
+    let secret: Secret = serde_json::from_value(secret).expect("a Secret");
+    secrets.create(&PostParams::default(), &secret).await
+}
+
+/// The policy that refused, and its message.
+fn refusal(outcome: Result<Secret, kube::Error>) -> String {
+    match outcome {
+        Ok(_) => "nobody: it was accepted".to_owned(),
+        Err(kube::Error::Api(status)) => status.message,
+        Err(error) => error.to_string(),
+    }
+}
+
+#[tokio::test]
+async fn a_secret_of_another_shape_is_refused() {
+    let surroundings = Surroundings::get().await;
+    let namespace = TestNamespace::create(surroundings).await;
+    let node = AgentNode::create(surroundings).await;
+    let secrets: Api<Secret> = Api::namespaced(node.client(surroundings).await, namespace.name());
+    let owner = json!([{"apiVersion": "v1", "kind": "Pod", "name": "x", "uid": "x"}]);
+    let cases = [
+        (
+            "another controller's label",
+            "/metadata/labels/argocd.argoproj.io~1secret-type",
+            json!("cluster"),
+            "shape labels",
+        ),
+        ("no marker", "/metadata/labels", json!({"app.kubernetes.io/managed-by": "jasm"}), "shape labels"),
+        ("the marker alone", "/metadata/labels", json!({"jasm.codnod.io/managed-by": "jasm"}), "shape labels"),
+        ("another value of the marker", "/metadata/labels/jasm.codnod.io~1managed-by", json!("x"), "shape labels"),
+        (
+            "another annotation",
+            "/metadata/annotations/replicator.v1.mittwald.de~1replicate-to",
+            json!("*"),
+            "shape an annotation",
+        ),
+        (
+            "an annotation under our prefix",
+            "/metadata/annotations/jasm.codnod.io~1new",
+            json!("x"),
+            "shape an annotation",
+        ),
+        (
+            "a value with a blank",
+            "/metadata/annotations/jasm.codnod.io~1workload",
+            json!("a b"),
+            "shape an annotation's value",
+        ),
+        (
+            "a long value",
+            "/metadata/annotations/jasm.codnod.io~1workload",
+            json!("x".repeat(1025)),
+            "shape an annotation's value",
+        ),
+        ("a time that is none", "/metadata/annotations/jasm.codnod.io~1spec-since", json!("soon"), "shape a time"),
+        ("another kind of source", "/metadata/annotations/jasm.codnod.io~1source", json!("v2:x"), "shape annotations"),
+        ("a service account's token", "/type", json!("kubernetes.io/service-account-token"), "jasm:shape"),
+        ("a bootstrap token", "/type", json!("bootstrap.kubernetes.io/token"), "shape the type"),
+        ("a finalizer", "/metadata/finalizers", json!(["x.y/z"]), "shape finalizers"),
+        ("an owner", "/metadata/ownerReferences", owner, "shape ownerReferences"),
+        ("a generated name", "/metadata/generateName", json!("x-"), "shape generateName"),
+        ("immutable", "/immutable", json!(true), "shape immutable"),
+        ("not immutable, but said so", "/immutable", json!(false), "shape immutable"),
+        ("another node", "/metadata/annotations/jasm.codnod.io~1node", json!("other"), "node annotation"),
+        ("a probe", "/metadata/annotations/jasm.codnod.io~1probe", json!("true"), "probe-on-create"),
+    ];
+    for (case, place, value, want) in cases {
+        let mut secret = with(&node, place, value);
+        // What the API server itself asks of such a type, and one more rule that it breaks.
+        if case == "a service account's token" {
+            secret["metadata"]["annotations"]["kubernetes.io/service-account.name"] = json!("default");
+        }
+        let said = refusal(create(&secrets, secret).await);
+        assert!(said.contains("ValidatingAdmissionPolicy 'jasm-agent-") && said.contains(want), "case: {case}: {said}");
+    }
+    assert!(create(&secrets, valid(&node, "new")).await.is_ok(), "and as it is, it passes");
+}
+
+#[tokio::test]
+async fn protected_namespaces_and_tokens_without_a_node_are_refused() {
+    let surroundings = Surroundings::get().await;
+    let namespace = TestNamespace::create(surroundings).await;
+    let node = AgentNode::create(surroundings).await;
+    let client = node.client(surroundings).await;
+    for protected in ["kube-system", "kube-public", AGENT_NAMESPACE] {
+        let said = refusal(create(&Api::namespaced(client.clone(), protected), valid(&node, "new")).await);
+        assert!(said.contains("'jasm-agent-namespaces'") && said.contains("jasm:namespace"), "{protected}: {said}");
+    }
+    let unbound =
+        surroundings.kubectl(&["create", "token", AGENT_ACCOUNT, "--namespace", AGENT_NAMESPACE]).expect("a token");
+    std::fs::write(node.folder().join("token"), unbound.trim()).expect("the node's token file");
+    let unbound = node.client(surroundings).await;
+    let said = refusal(create(&Api::namespaced(unbound, namespace.name()), valid(&node, "new")).await);
+    assert!(said.contains("'jasm-agent-node'") && said.contains("not bound to a pod"), "{said}");
+}
+
+#[tokio::test]
+async fn only_marked_secrets_are_overwritten_and_a_probe_is_never_stored() {
+    let surroundings = Surroundings::get().await;
+    let namespace = TestNamespace::create(surroundings).await;
+    let node = AgentNode::create(surroundings).await;
+    let secrets: Api<Secret> = Api::namespaced(node.client(surroundings).await, namespace.name());
+    let foreign = namespace.add_secret("foreign", &[("A", "theirs")]).await;
+    let put = async |name: &str, secret: Value| {
+        let secret: Secret = serde_json::from_value(secret).expect("a Secret");
+        refusal(secrets.replace(name, &PostParams::default(), &secret).await)
+    };
+
+    let said = put("foreign", valid(&node, "foreign")).await;
+    assert!(said.contains("'jasm-agent-ownership'") && said.ends_with("jasm:not-ours"), "{said}");
+    let mut imitated = valid(&node, "imitated");
+    imitated["metadata"]["labels"] = json!({"app.kubernetes.io/managed-by": "jasm"});
+    let _: Secret = namespace.add(imitated).await;
+    let said = put("imitated", valid(&node, "imitated")).await;
+    assert!(said.ends_with("jasm:not-ours"), "the recommended label is no marker: {said}");
+
+    create(&secrets, valid(&node, "ours")).await.expect("created");
+    let before = namespace.wait_for_secret("ours").await;
+    let mut probe = with(&node, "/metadata/annotations/jasm.codnod.io~1probe", json!("true"));
+    probe["metadata"]["name"] = json!("ours");
+    let said = put("ours", probe).await;
+    assert!(said.contains("jasm:probe rv="), "{said}");
+    assert_eq!(namespace.wait_for_secret("ours").await, before, "not stored, though it was no dry run");
+    assert_eq!(namespace.wait_for_secret("foreign").await, foreign);
+    assert!(put("ours", valid(&node, "ours")).await.contains("accepted"), "what is marked may be replaced");
+}
