@@ -114,6 +114,7 @@ impl Bench {
         rest.sort_by_key(|memory| memory.resident);
         say("exec to ready, 110 pods with Secrets (median of 5)", &ms(times[2]), "500 ms");
         say("RSS at rest, 110 pods (median of 5)", &mb(rest[2].resident), "15 MB");
+        say("of that anonymous, the rest is the program's file", &mb(rest[2].anonymous), "");
         say("peak RSS until then", &mb(rest[2].peak), "");
         drop(run);
     }

@@ -210,7 +210,7 @@ impl Agent {
         let file = format!("/proc/{}/status", self.pid());
         let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("cannot read {file}: {error}"));
         let bytes = |name: &str| kilobytes(&text, name).unwrap_or_else(|| panic!("{file} has no {name}")) * 1024;
-        Memory { resident: bytes("VmRSS"), peak: bytes("VmHWM") }
+        Memory { resident: bytes("VmRSS"), anonymous: bytes("RssAnon"), peak: bytes("VmHWM") }
     }
 
     /// Asks it to end, as the kubelet does, and waits for that.
@@ -285,6 +285,8 @@ impl Drop for Agent {
 pub(crate) struct Memory {
     /// Now.
     pub(crate) resident: u64,
+    /// Of that, what is not the program's own file: the rest is shared and can be read again.
+    pub(crate) anonymous: u64,
     /// The most so far.
     pub(crate) peak: u64,
 }
