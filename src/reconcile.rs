@@ -109,6 +109,7 @@ impl Context {
     async fn sync(&self, pod: &PodView, due: &Due) -> Result<Outcome, SyncError> {
         let request = due.ask.clone()?;
         let admitted = self.policy.current().admit(request, &Requester::of(pod))?;
+        tracing::debug!(namespace = %pod.namespace(), pod = pod.name(), rule = admitted.rule(), "admitted");
         let asked = Asked::by(pod.reference_time(), due.edited_at);
         self.seen.observe(asked.reference);
         let urgency = if due.replayed || due.failures > 0 { Urgency::Replayed } else { Urgency::Starting };
