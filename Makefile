@@ -25,7 +25,7 @@ check: rust $(DENY) ## format, lints, licences and bans; no network but the crat
 	cargo clippy --locked --all-targets -- --deny warnings
 	$(DENY) --all-features check --hide-inclusion-graph bans licenses sources
 
-bench: rust control-plane ## figures of a release build, beside those of the design (the first time: about 10 minutes)
+bench: rust control-plane ## figures of a release build, beside the targets (the first time: about 10 minutes)
 	@echo 'Building the release profile (fat LTO: about 4 minutes on two cores) ...'
 	cargo build --locked --release
 	JASM_AGENT_BIN=$(CURDIR)/target/release/jasm-agent cargo test --locked --test it -- --ignored --nocapture --test-threads=1 bench

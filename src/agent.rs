@@ -193,3 +193,17 @@ async fn give_up_after(stop: impl Future<Output = ()>) {
     stop.await;
     tokio::time::sleep(FINISH).await;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_under_way_has_five_seconds() {
+        let stop = tokio::time::sleep(Duration::from_secs(100));
+        let given_up = tokio::time::timeout(Duration::from_millis(104_990), give_up_after(stop)).await;
+        assert!(given_up.is_err(), "not earlier");
+        let stop = tokio::time::sleep(Duration::from_secs(100));
+        assert!(tokio::time::timeout(Duration::from_millis(105_010), give_up_after(stop)).await.is_ok(), "not later");
+    }
+}

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 use clap::{Parser, Subcommand};
 use tracing::Level;
 
-use crate::telemetry::LogFormat;
+use crate::{telemetry::LogFormat, workload::is_object_name};
 
 /// Puts external secrets where pods ask for them by annotation.
 #[derive(Debug, Parser)]
@@ -132,8 +132,7 @@ fn node_name(name: Option<String>) -> Result<String, ConfigError> {
         allowed: "the name of the node that the agent runs on is needed; in a DaemonSet it comes from spec.nodeName",
     };
     let name = name.filter(|name| !name.is_empty()).ok_or_else(|| fail("is not set".to_owned()))?;
-    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
-    if name.len() > 253 || !name.chars().all(allowed) {
+    if !is_object_name(&name) {
         return Err(fail(format!("is {name:?}")));
     }
     Ok(name)

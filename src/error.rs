@@ -54,7 +54,7 @@ impl Reason {
     }
 }
 
-/// When a failed request is tried again.
+/// When a failed request is tried again. Where no jitter is named, each pause is drawn from its half to its whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Retry {
     /// Only when the pod, the policy or the configuration changes.
@@ -67,7 +67,7 @@ pub enum Retry {
     Absent,
     /// Refused until somebody grants a right: from 5 to 30 min.
     Denied,
-    /// Somebody else holds the name and may let go: 5, 15, 30, 60 s, then every minute.
+    /// Somebody else holds the name and may let go: exactly 5, 15, 30, 60 s, then every minute.
     Held,
     /// The target is not ours: every 5 min.
     Foreign,
@@ -229,12 +229,38 @@ mod tests {
     fn every_error_tells_what_failed_and_nothing_that_others_wrote() {
         let providers = provider_errors().into_iter().map(|error| SyncError::from(Arc::new(error)));
         let targets = target_errors().into_iter().map(SyncError::from);
-        let all: Vec<SyncError> = providers.chain(targets).collect();
+        let mut all: Vec<SyncError> = providers.chain(targets).collect();
+        all.push(SyncError::Request(
+            crate::annotations::invalid("is empty; write provider, path and secretName").into(),
+        ));
+        all.push(SyncError::Mapping {
+            provider: ProviderName::for_test("aws"),
+            path: "a/b".into(),
+            problem: MappingError::Empty,
+        });
+        all.push(SyncError::Panicked { target: "Secret ns/app".into() });
         for error in &all {
             let text = error.to_string();
             assert!(!text.contains(FOREIGN), "the source is for the log: {text}");
             assert!(text.len() < 900 && !text.contains('\n'), "{text}");
-            let remedy = [":", "retries", "left alone"].iter().any(|word| text.contains(word));
+            let remedies = [
+                "check",
+                "choose",
+                "retries",
+                "grant",
+                "restore",
+                "give each",
+                "update",
+                "delete",
+                "has to",
+                "ask ",
+                "raise",
+                "write ",
+                "add at least",
+                "the agent's log has",
+            ];
+            let said = text.split_once(": ").map_or(text.as_str(), |(_, said)| said);
+            let remedy = remedies.iter().any(|word| said.contains(word));
             assert!(remedy, "no remedy: {text}");
             assert!(error.action().chars().all(char::is_alphanumeric) && error.action().len() <= 128);
         }

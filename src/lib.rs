@@ -21,7 +21,7 @@
 //! | [`policy`] | who may have what; the only way to an `AdmittedRequest` | no |
 //! | [`policy_file`] | the policy on disk, reloaded on change | reads files |
 //! | [`workload`] | the top owner of a pod | GET metadata |
-//! | [`provider`] | the stores, one adapter each; one fetch per key at a time | stores |
+//! | [`provider`] | the stores, one adapter each; one fetch per key at a time | stores, providers.yaml |
 //! | [`secret_value`] | a value that is zeroized and never printed | no |
 //! | [`mapping`] | value to Secret data | no |
 //! | [`target`] | the write protocol | writes Secrets |
@@ -36,9 +36,11 @@
 //! 2. Only [`target`] and [`report`] write to the API server; only [`provider`] talks to stores; [`request`], [`policy`]
 //!    and [`mapping`] touch neither IO, clock nor log.
 //! 3. No error, span, Event or label can hold a payload. Text that a store or an SDK wrote lives only in an error's
-//!    `source`: it may reach a log line, never an Event or a label.
+//!    `source`: it may reach a log line, never an Event or a label. The one exception is the name by which the store knows
+//!    the agent, in the text of an access that was denied.
 //! 4. An unknown or malformed annotation denies that request and says so on the pod; it never means a default.
-//! 5. The Secret's namespace is the pod's, by type: [`pod::PodNamespace`] comes from a pod and from nothing else.
+//! 5. The Secret's namespace is the pod's, by type: [`pod::PodNamespace`] comes from a pod and from nothing else. Only the
+//!    admission check's dry runs go to the agent's own namespace.
 //! 6. No `DashMap` guard lives across an `.await`; only `provider/in_flight.rs` names it.
 //! 7. No mutable globals, no registration by magic: wiring stands in [`agent`] and `provider/registry.rs`.
 //! 8. A store's or a policy's trouble never deletes, empties or shrinks a Secret that is there.

@@ -35,7 +35,7 @@ struct Rule {
 /// The form of `policy.yaml`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct PolicyFile {
+struct RulesFile {
     #[serde(default)]
     rules: Vec<Rule>,
 }
@@ -83,7 +83,6 @@ impl Requester {
 #[derive(Debug)]
 pub struct AdmittedRequest {
     request: SecretRequest,
-    requester: Requester,
     rule: usize,
 }
 
@@ -91,11 +90,6 @@ impl AdmittedRequest {
     /// What was admitted.
     pub fn request(&self) -> &SecretRequest {
         &self.request
-    }
-
-    /// For whom.
-    pub fn requester(&self) -> &Requester {
-        &self.requester
     }
 
     /// The number of the rule that admitted it, counted from 1 over all files in their order.
@@ -130,7 +124,7 @@ impl Policy {
             if text.trim().is_empty() {
                 continue;
             }
-            let parsed: PolicyFile =
+            let parsed: RulesFile =
                 serde_yaml::from_str(text).map_err(|source| PolicyError { file: file.to_owned(), source })?;
             rules.extend(parsed.rules);
         }
@@ -153,7 +147,7 @@ impl Policy {
     /// [`Denied`], with the rule that an operator would have to add.
     pub fn admit(&self, request: SecretRequest, requester: &Requester) -> Result<AdmittedRequest, Denied> {
         match self.rules.iter().position(|rule| rule.matches(&request, requester)) {
-            Some(index) => Ok(AdmittedRequest { request, requester: requester.clone(), rule: index + 1 }),
+            Some(index) => Ok(AdmittedRequest { request, rule: index + 1 }),
             None => Err(Denied {
                 namespace: requester.namespace.clone(),
                 service_account: requester.service_account.clone(),
@@ -166,7 +160,7 @@ impl Policy {
 
 /// A policy file that cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("policy file {file} is not valid; the last good policy stays in force")]
+#[error("{file} is not a policy: rules with namespaces, serviceAccounts, providers and paths are allowed")]
 pub struct PolicyError {
     file: String,
     source: serde_yaml::Error,

@@ -33,7 +33,7 @@ pub enum PolicyFileError {
         source: io::Error,
     },
     /// It is not a policy.
-    #[error(transparent)]
+    #[error("--policy-file (JASM_POLICY_FILE) cannot be used")]
     Invalid(#[from] PolicyError),
 }
 
@@ -221,8 +221,8 @@ mod tests {
     fn broken_at_the_start_is_an_error_that_names_the_file() {
         let folder = Folder::new();
         folder.write("policy.yaml", "rules: 3");
-        let error = folder.load("policy.yaml").expect_err("broken");
-        assert!(error.to_string().contains("policy.yaml"), "{error}");
+        let error = chain(&folder.load("policy.yaml").expect_err("broken"));
+        assert!(error.contains("JASM_POLICY_FILE") && error.contains("policy.yaml is not a policy"), "{error}");
     }
 
     #[test]

@@ -2,8 +2,7 @@
 //! does not.
 //!
 //! Every pod of the cluster can reach them, so that everything is bounded: connections, the head of a request, and the
-//! time for all of it. Bodies are never read. (tiny_http, which this was once built on, allocates and drains whatever
-//! `Content-Length` says: one request without credentials ended the agent.)
+//! time for all of it. Bodies are never read: a server that drains what `Content-Length` says can be ended by one request.
 
 use std::{
     convert::Infallible,
@@ -33,7 +32,7 @@ const MAX_HEAD_BYTES: usize = 8 * 1024;
 /// After an accept that failed.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How often the async side shows that it runs.
-pub const HEARTBEAT: Duration = Duration::from_secs(1);
+const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How old its last sign may be.
 const HEARTBEAT_LIMIT: Duration = Duration::from_secs(15);
 

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// `reportingController` of every Event.
-pub const REPORTING_CONTROLLER: &str = "jasm.codnod.io/agent";
+const REPORTING_CONTROLLER: &str = "jasm.codnod.io/agent";
 /// More than ten pods' worth per pod slot of a full node; what does not fit is counted and dropped.
 const QUEUE: usize = 2048;
 /// At most 50 Events a second.
@@ -77,7 +77,8 @@ impl Reporter {
             Outcome::Created => "was created",
             Outcome::Updated => "was updated",
             Outcome::Fresh => "is up to date",
-            Outcome::Superseded | Outcome::NamespaceGone => return,
+            Outcome::Superseded => "follows a newer pod of the same workload, not this request",
+            Outcome::NamespaceGone => return,
         };
         if tell {
             let note = format!("Secret {} {said} from {} {}", fields.secret, fields.provider, fields.path);

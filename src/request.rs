@@ -78,7 +78,7 @@ pub enum RequestError {
     #[error(transparent)]
     Annotation(#[from] AnnotationError),
     /// The annotation names a provider instance that this agent does not have.
-    #[error("provider {} is not configured on this agent{}; configured: {known}", quoted(.written), .near)]
+    #[error("provider {} is not configured on this agent{}; configured: {known}; an operator can add it to providers.yaml", quoted(.written), .near)]
     ProviderUnsupported {
         /// What the annotation says.
         written: String,
@@ -101,7 +101,11 @@ fn check(raw: RawRequest, catalogue: &Catalogue) -> Result<SecretRequest, Reques
     let Some((provider, kind)) = catalogue.get(&raw.provider) else {
         return Err(RequestError::ProviderUnsupported {
             near: did_you_mean(&raw.provider, catalogue.names()),
-            known: catalogue.names().collect::<Vec<_>>().join(", "),
+            known: if catalogue.is_empty() {
+                "none".to_owned()
+            } else {
+                catalogue.names().collect::<Vec<_>>().join(", ")
+            },
             written: raw.provider,
         });
     };
@@ -160,7 +164,7 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "provider `aws-secretmanager` is not configured on this agent; did you mean `aws-secretsmanager`?; \
-             configured: aws-secretsmanager"
+             configured: aws-secretsmanager; an operator can add it to providers.yaml"
         );
     }
 

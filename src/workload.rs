@@ -90,7 +90,7 @@ fn is_minute(text: &str) -> bool {
 }
 
 /// A DNS-1123 subdomain. Owner references and annotations may hold any text, and names become part of a URL.
-fn is_object_name(name: &str) -> bool {
+pub(crate) fn is_object_name(name: &str) -> bool {
     let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
     let outer = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     name.len() <= 253

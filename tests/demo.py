@@ -162,10 +162,10 @@ def create_pod(api):
     wait_for("the namespace's service account", lambda: api.ask("GET", f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/default"))
     volumes = [{"name": "credentials", "secret": {"secretName": SECRET}}]
     mounts = [{"name": "credentials", "mountPath": "/credentials"}]
+    created = time.monotonic()
     api.create(f"/api/v1/namespaces/{NAMESPACE}/pods", "Pod", "v1",
                {"name": "web", "annotations": {"jasm.codnod.io/secret-sync": ANNOTATION}},
                spec={"nodeName": NODE, "volumes": volumes, "containers": [{"name": "web", "image": "web", "volumeMounts": mounts}]})
-    created = time.monotonic()
     secret = wait_for("the Secret", lambda: api.ask("GET", f"/api/v1/namespaces/{NAMESPACE}/secrets/{SECRET}"), pause=0.002)
     return secret, (time.monotonic() - created) * 1000
 
@@ -189,13 +189,16 @@ def event_of_pod(api):
 
 def show(api, env, secret, millis):
     say("\nThe pod (kubectl get pod web -o yaml, shortened):")
-    say("    metadata:\n      name: web\n      annotations:\n        jasm.codnod.io/secret-sync: |")
-    say("".join(f"          {line}\n" for line in ANNOTATION.splitlines()).rstrip())
+    meta = api.ask("GET", f"/api/v1/namespaces/{NAMESPACE}/pods/web")["metadata"]
+    say(f"    metadata:\n      name: {meta['name']}\n      namespace: {meta['namespace']}\n      annotations:")
+    for key, value in meta["annotations"].items():
+        say(f"        {key}: |")
+        say("\n".join(f"          {line}" for line in value.splitlines()))
     event = event_of_pod(api)
     say(f"\nThe Event on it:\n    {event['type']}  {event['reason']}  {event['note']}")
     say(f"\nThe Secret {NAMESPACE}/{SECRET}, as the agent wrote it:")
     compare(secret)
-    say(f"\nFrom the pod's creation to the Secret: {millis:.0f} ms")
+    say(f"\nFrom the request that creates the pod to the Secret: {millis:.0f} ms")
     said = subprocess.run([pathlib.Path(env["ASSETS"]) / "kubectl", "--kubeconfig", env["KUBECONFIG"], "auth", "can-i", "get", "secrets",
                            "--as", f"system:serviceaccount:{SYSTEM}:jasm-agent", "-n", NAMESPACE], text=True, capture_output=True)
     say(f"May the agent read Secrets (kubectl auth can-i get secrets --as ...jasm-agent)? {said.stdout.strip()}")

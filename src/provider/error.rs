@@ -29,7 +29,7 @@ pub enum ProviderError {
         source: BoxError,
     },
     /// The store knows the caller and says no.
-    #[error("{provider} denied access to {}: grant {action} on it to {identity}", quoted(.path))]
+    #[error("{provider} denied access to {}: grant {action} on it to {}", quoted(.path), shown(.identity))]
     AccessDenied {
         /// The instance that was asked.
         provider: ProviderName,
@@ -73,7 +73,7 @@ pub enum ProviderError {
         source: BoxError,
     },
     /// An answer that makes no sense for a request that is well formed.
-    #[error("{provider} gave an answer for {} that cannot be used: {problem}", quoted(.path))]
+    #[error("{provider} gave an answer for {} that cannot be used: {problem}; check the secret at the store (the agent's log has its words)", quoted(.path))]
     Invalid {
         /// The instance that was asked.
         provider: ProviderName,
@@ -85,6 +85,11 @@ pub enum ProviderError {
         #[source]
         source: Option<BoxError>,
     },
+}
+
+/// The store's name for the agent, as far as a name goes.
+fn shown(identity: &str) -> String {
+    identity.chars().filter(char::is_ascii_graphic).take(200).collect()
 }
 
 impl ProviderError {

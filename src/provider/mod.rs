@@ -115,6 +115,11 @@ impl Catalogue {
         self.0.iter().find(|(known, _)| known.as_str() == name).map(|(name, kind)| (name, *kind))
     }
 
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// All names, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(ProviderName::as_str)

@@ -1,4 +1,5 @@
-//! Requests for Secrets. The one place that names a Secret's URL: the namespace is the pod's, by type.
+//! Requests for Secrets. The one place that names a Secret's URL: the namespace is the pod's, by type, but for the admission
+//! check's dry runs in the agent's own.
 //!
 //! RBAC: `create` and `update` on secrets, and no other verb.
 

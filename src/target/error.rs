@@ -165,8 +165,8 @@ pub enum TargetError {
     },
     /// Whether our policies are in force could not be found out since the agent started.
     #[error(
-        "the agent cannot tell whether its admission policies are in force, and until then writes nothing: the reason is in \
-         its log, for an operator"
+        "the agent cannot tell whether its admission policies are in force, and until then writes nothing: an operator has to look \
+         at its log, and apply rbac/"
     )]
     AdmissionUnchecked {
         /// What stands in the way.
@@ -210,7 +210,7 @@ impl TargetError {
     /// When to try again.
     pub fn retry(&self) -> Retry {
         match self {
-            // Admission is evaluated again as soon as the policies are back.
+            // A change of policy or admission is looked at at once.
             Self::Tie { .. } | Self::AdmissionMissing { .. } | Self::AdmissionUnchecked { .. } => Retry::OnChange,
             Self::HeldByOther { .. } => Retry::Held,
             Self::NotOurs { .. } | Self::NewerRelease { .. } | Self::Immutable { .. } | Self::TypeDiffers { .. } => {

@@ -1,6 +1,6 @@
 //! One pure function that tells every reply of the API server apart, by verb, code, reason, causes and message.
 //!
-//! Its test vectors are recorded real replies (`tests/golden/replies/`).
+//! Its test vectors are recorded real replies (`tests/golden/replies.jsonl`).
 
 use serde::Deserialize;
 

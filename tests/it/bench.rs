@@ -1,4 +1,4 @@
-//! Figures of a release build beside those of the design: `make bench`. They are reported, never asserted: machines are
+//! Figures of a release build beside the targets: `make bench`. They are reported, never asserted: machines are
 //! noisy, and here the API server shares two cores with the agent and with this program.
 
 use std::collections::BTreeMap;
@@ -30,7 +30,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 async fn bench() {
     let surroundings = Surroundings::get().await;
     let bench = Bench::start(surroundings).await;
-    say("figure", "measured", "design");
+    say("figure", "measured", "target");
     let size = std::fs::metadata(program()).map(|file| file.len()).expect("the program is there");
     say("release binary", &mb(size), "12 MB");
     bench.start_and_rest().await;
@@ -41,8 +41,8 @@ async fn bench() {
 }
 
 /// A line of the table.
-fn say(figure: &str, measured: &str, design: &str) {
-    let _ = writeln!(std::io::stdout(), "{figure:<58} {measured:>18}   {design}");
+fn say(figure: &str, measured: &str, target: &str) {
+    let _ = writeln!(std::io::stdout(), "{figure:<58} {measured:>18}   {target}");
 }
 
 fn mb(bytes: u64) -> String {

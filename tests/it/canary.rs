@@ -19,7 +19,7 @@ async fn no_value_appears_in_log_events_or_metrics() {
     success(&scene, &good).await;
     each_fault_of_the_store(&scene, &good).await;
     each_value_that_is_no_secret(&scene, &values, &good).await;
-    each_refusal_of_the_api_server(&scene, &good).await;
+    let full = each_refusal_of_the_api_server(&scene, &good).await;
     each_request_that_is_refused(&scene, &good).await;
 
     let canary = Canary::new(values.into_iter().chain([key]));
@@ -32,6 +32,9 @@ async fn no_value_appears_in_log_events_or_metrics() {
     let events = serde_json::to_string(&scene.namespace.all_events().await).expect("Events are JSON");
     assert!(events.contains("SecretInvalid"));
     canary.assert_absent("the namespace's Events", events);
+    let events = serde_json::to_string(&full.all_events().await).expect("Events are JSON");
+    assert!(events.contains("SecretWriteFailed"));
+    canary.assert_absent("the full namespace's Events", events);
 }
 
 async fn success(scene: &Scene, good: &str) {
@@ -82,7 +85,8 @@ async fn each_value_that_is_no_secret(scene: &Scene, values: &[String], good: &s
     }
 }
 
-async fn each_refusal_of_the_api_server(scene: &Scene, good: &str) {
+/// Returns the namespace whose quota was full.
+async fn each_refusal_of_the_api_server(scene: &Scene, good: &str) -> TestNamespace {
     let path = scene.store.seed("conflict", good).await;
     scene.namespace.add_secret("conflict", &[("A", "theirs")]).await;
     let pod = scene.pod("conflict").asks(&path, "conflict").create().await;
@@ -102,6 +106,7 @@ async fn each_refusal_of_the_api_server(scene: &Scene, good: &str) {
     scene
         .wait_for_log("the end of a sync into a namespace that goes", |line| line["outcome"] == "namespace_gone")
         .await;
+    full
 }
 
 async fn each_request_that_is_refused(scene: &Scene, good: &str) {

@@ -140,16 +140,17 @@ async fn expired_credentials_are_renewed_once_and_at_once() {
     let scene = Scene::set_with(irsa).await;
     let path = scene.store.seed("config", r#"{"A":"1"}"#).await;
     scene.store.fail_times(&path, 1, Fault::Status(401));
+    scene.store.wait_for_calls("GetCallerIdentity", 1).await;
     let before = scene.store.calls(ASSUME);
     let pod = scene.pod("web").asks(&path, "app").create().await;
     scene.namespace.wait_for_data("app", [("A", "1")]).await;
     scene.namespace.wait_for_event(&pod, "SecretSyncSuccess").await;
     assert_eq!(scene.namespace.events(&pod).await.len(), 1, "no failure is told");
-    assert!(scene.store.calls(ASSUME) > before, "new credentials were asked for");
+    assert_eq!(scene.store.calls(ASSUME), before + 1, "new credentials were asked for, once");
 }
 
 #[tokio::test]
-async fn an_identity_that_sts_does_not_tell_reads_unknown_and_delays_nothing() {
+async fn an_identity_that_sts_does_not_tell_reads_unknown() {
     let scene = Scene::set_with_store(|builder, store| {
         store.fail("GetCallerIdentity", Fault::AccessDenied);
         builder
@@ -175,4 +176,41 @@ async fn an_sts_that_hangs_gates_neither_readiness_nor_work() {
     namespace.pod("web").on(builder.node()).asks(&path, "app").create().await;
     namespace.wait_for_data("app", [("A", "1")]).await;
     assert_eq!(gate.count(), 1, "it still hangs");
+}
+
+#[tokio::test]
+async fn an_instance_of_the_operators_file_has_its_own_name_region_and_endpoint() {
+    let scene = Scene::set_with_store(|builder, store| {
+        let endpoint = store.url().to_owned();
+        let file = format!(
+            "providers: [{{name: aws-eu, kind: aws-secretsmanager, region: us-east-1, endpoint: '{endpoint}'}}]"
+        );
+        // STS is not at that endpoint: it is left to its own, which nobody answers.
+        builder.providers(&file).without_env("AWS_REGION").env("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    })
+    .await;
+    let path = scene.store.seed("config", r#"{"A":"1"}"#).await;
+    let request =
+        |provider: &str| serde_json::json!({"provider": provider, "path": path, "secretName": provider}).to_string();
+    scene.pod("known").request(&request("aws-eu")).create().await;
+    scene.namespace.wait_for_data("aws-eu", [("A", "1")]).await;
+    let pod = scene.pod("unknown").request(&request("aws-secretsmanager")).create().await;
+    let note = scene.namespace.wait_for_event(&pod, "ProviderUnsupported").await.note.unwrap_or_default();
+    assert!(note.contains("configured: aws-eu"), "{note}");
+}
+
+#[tokio::test]
+async fn instance_metadata_is_asked_where_the_operator_says_so() {
+    let metadata = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    metadata.set_nonblocking(true).expect("a socket can be non-blocking");
+    let endpoint = format!("http://{}", metadata.local_addr().expect("a bound socket has an address"));
+    let _scene = Scene::set_with(|builder| {
+        let file = "providers: [{name: aws-secretsmanager, kind: aws-secretsmanager, region: us-east-1, imds: true}]";
+        with_token(builder).0.providers(file).env("AWS_EC2_METADATA_SERVICE_ENDPOINT", &endpoint)
+    })
+    .await;
+    crate::support::wait::eventually("a question for metadata", async || {
+        metadata.accept().map(|_| ()).map_err(|error| error.to_string())
+    })
+    .await;
 }

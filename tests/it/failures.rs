@@ -208,6 +208,8 @@ async fn a_full_quota_says_so_and_is_tried_again_slowly() {
     let pod = scene.pod("web").asks(&path, "app").create().await;
     let note = warning(&scene, &pod, "SecretWriteFailed").await;
     assert!(note.contains("ResourceQuota"), "{note}");
+    let line = scene.wait_for_log("a line about it", |line| line["action"] == "WriteQuota").await;
+    assert!(line["retry_in_ms"].as_u64().is_some_and(|wait| wait >= 15_000), "{line}");
 }
 
 #[tokio::test]

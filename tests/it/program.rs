@@ -75,7 +75,7 @@ fn check_says_what_it_found_and_makes_no_request() {
         defaults.stdout
     );
     let cases = [
-        ("broken policy", [broken.as_str(), providers.as_str()], "broken.yaml"),
+        ("broken policy", [broken.as_str(), providers.as_str()], "JASM_POLICY_FILE) cannot be used: "),
         ("broken providers", [policy.as_str(), broken.as_str()], "JASM_PROVIDERS_FILE"),
         ("no region", [policy.as_str(), no_region.as_str()], "provider aws-eu: no region"),
     ];
