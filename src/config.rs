@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 use clap::{Parser, Subcommand};
 use tracing::Level;
 
-use crate::{telemetry::LogFormat, workload::is_object_name};
+use crate::{names::is_dns_subdomain, telemetry::LogFormat};
 
 /// Puts external secrets where pods ask for them by annotation.
 #[derive(Debug, Parser)]
@@ -132,7 +132,7 @@ fn node_name(name: Option<String>) -> Result<String, ConfigError> {
         allowed: "the name of the node that the agent runs on is needed; in a DaemonSet it comes from spec.nodeName",
     };
     let name = name.filter(|name| !name.is_empty()).ok_or_else(|| fail("is not set".to_owned()))?;
-    if !is_object_name(&name) {
+    if !is_dns_subdomain(&name) {
         return Err(fail(format!("is {name:?}")));
     }
     Ok(name)

@@ -28,6 +28,7 @@
 //! | [`report`] | an outcome as log line, metric and Event | writes Events |
 //! | [`error`] | why a sync failed, under which reason, when to try again | no |
 //! | [`changes`], [`clock`], [`limits`] | what wakes waiters; the API server's time; bytes held | no |
+//! | `delays`, `names` | pauses between attempts; the grammar of names | no |
 //!
 //! # Invariants
 //!
@@ -50,6 +51,7 @@ pub mod annotations;
 pub mod changes;
 pub mod clock;
 pub mod config;
+mod delays;
 pub mod error;
 #[cfg(test)]
 mod fake_api;
@@ -57,6 +59,7 @@ pub mod kubernetes;
 pub mod limits;
 pub mod mapping;
 pub mod metrics;
+mod names;
 pub mod pod;
 pub mod policy;
 pub mod policy_file;

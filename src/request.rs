@@ -4,13 +4,12 @@ use std::fmt;
 
 use crate::{
     annotations::{self, AnnotationError, RawRequest, did_you_mean, invalid, quoted},
+    names::{MAX_NAME_BYTES, is_dns_subdomain},
     provider::{Catalogue, ProviderName},
 };
 
 /// The longest path, name or ARN that is sent to a store, in bytes (Secrets Manager's own limit for names).
 pub const MAX_PATH_BYTES: usize = 512;
-/// RFC 1123 subdomain, as the API server demands of a Secret's name.
-const MAX_SECRET_NAME_BYTES: usize = 253;
 
 /// What a pod asks for: one external secret, and the Kubernetes Secret to put it in.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -117,16 +116,12 @@ fn check(raw: RawRequest, catalogue: &Catalogue) -> Result<SecretRequest, Reques
 }
 
 fn check_secret_name(name: String) -> Result<SecretName, AnnotationError> {
-    let label = |label: &str| {
-        let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        !label.is_empty() && label.chars().all(inner) && !label.starts_with('-') && !label.ends_with('-')
-    };
-    if name.len() <= MAX_SECRET_NAME_BYTES && name.split('.').all(label) {
+    if is_dns_subdomain(&name) {
         return Ok(SecretName(name));
     }
     Err(invalid(format!(
         "field `secretName` {} is not a Secret's name: use lower case letters, digits, `-` and `.`, \
-         at most {MAX_SECRET_NAME_BYTES} characters, beginning and ending with a letter or digit",
+         at most {MAX_NAME_BYTES} characters, beginning and ending with a letter or digit",
         quoted(&name)
     )))
 }

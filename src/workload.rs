@@ -15,7 +15,10 @@ use k8s_openapi::{
 use kube::{Api, Client, Resource, core::NamespaceResourceScope};
 use serde::de::DeserializeOwned;
 
-use crate::pod::{PodNamespace, PodView};
+use crate::{
+    names::is_dns_subdomain,
+    pod::{PodNamespace, PodView},
+};
 
 /// How bare pods and Jobs are written on a Secret: as one workload, of which the newest pod wins.
 const SHORT_LIVED: &str = "pods-and-jobs";
@@ -72,7 +75,7 @@ impl Workload {
         }
         let mut parts = text.splitn(3, '/');
         let (group, kind, name) = (parts.next()?, parts.next()?, parts.next()?);
-        (!kind.is_empty() && is_object_name(name)).then(|| Self::long_lived(group, kind, name))
+        (!kind.is_empty() && is_dns_subdomain(name)).then(|| Self::long_lived(group, kind, name))
     }
 }
 
@@ -89,17 +92,6 @@ fn is_minute(text: &str) -> bool {
     text.len() == CRON_SUFFIX_DIGITS && text.parse().is_ok_and(|minute: u32| CRON_MINUTES.contains(&minute))
 }
 
-/// A DNS-1123 subdomain. Owner references and annotations may hold any text, and names become part of a URL.
-pub(crate) fn is_object_name(name: &str) -> bool {
-    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
-    let outer = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    name.len() <= 253
-        && name.starts_with(outer)
-        && name.ends_with(outer)
-        && name.chars().all(inner)
-        && !name.contains("..")
-}
-
 /// The top controller of a pod, each hop by `controller: true`. At most one request.
 ///
 /// # Errors
@@ -109,7 +101,8 @@ pub async fn verified(client: &Client, pod: &PodView) -> Result<Workload, kube::
         return Ok(Workload::ShortLived);
     };
     let (namespace, name) = (pod.namespace(), owner.name.as_str());
-    if !is_object_name(name) {
+    // An owner reference may hold any text, and a name becomes part of a URL.
+    if !is_dns_subdomain(name) {
         return Ok(Workload::of_owner(owner));
     }
     match owner.kind.as_str() {

@@ -69,7 +69,8 @@ async fn a_deployment_changes_its_source_with_a_newer_pod_and_an_older_one_does_
     let (_, set) = scene.namespace.deployment("web").await;
     let old_path = scene.store.seed("old", r#"{"A":"old"}"#).await;
     let new_path = scene.store.seed("new", r#"{"A":"new"}"#).await;
-    scene.pod("web-old").owned_by(&set).label("pod-template-hash", HASH).asks(&old_path, "app").create().await;
+    let old =
+        scene.pod("web-old").owned_by(&set).label("pod-template-hash", HASH).asks(&old_path, "app").create().await;
     let first = scene.namespace.wait_for_data("app", [("A", "old")]).await;
     assert_eq!(annotation(&first, "jasm.codnod.io/workload"), "apps/Deployment/web");
     later_than(&first).await;
@@ -83,6 +84,9 @@ async fn a_deployment_changes_its_source_with_a_newer_pod_and_an_older_one_does_
     let mut again = scene.builder.spawn();
     again.ready().await;
     scene.settle().await;
+    let told = scene.namespace.wait_for_events(&old, 2).await;
+    let notes: Vec<_> = told.iter().filter_map(|event| event.note.as_deref()).collect();
+    assert!(notes.iter().any(|note| note.contains("follows a newer pod")), "{notes:?}");
     let third = scene.namespace.wait_for_data("app", [("A", "new")]).await;
     assert_eq!(third.metadata.resource_version, second.metadata.resource_version);
 }

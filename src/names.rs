@@ -1,0 +1,14 @@
+//! The API server's grammar for names of objects. Pure.
+
+/// The longest name, in bytes.
+pub(crate) const MAX_NAME_BYTES: usize = 253;
+
+/// A DNS-1123 subdomain, as the names of Secrets, nodes and workloads are.
+pub(crate) fn is_dns_subdomain(name: &str) -> bool {
+    name.len() <= MAX_NAME_BYTES && name.split('.').all(is_label)
+}
+
+fn is_label(label: &str) -> bool {
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    !label.is_empty() && label.chars().all(inner) && !label.starts_with('-') && !label.ends_with('-')
+}
