@@ -180,6 +180,20 @@ async fn a_denied_pod_gets_its_secret_within_five_seconds_of_the_rule() {
 }
 
 #[tokio::test]
+async fn a_rule_for_one_service_account_admits_no_other() {
+    let rule = r#"rules: [{namespaces: ["*"], serviceAccounts: [web], providers: ["*"], paths: ["**"]}]"#;
+    let scene = Scene::set_with(|builder| builder.policy(rule)).await;
+    let path = scene.store.seed("config", r#"{"A":"1"}"#).await;
+    scene.namespace.service_account("web").await;
+    scene.pod("admitted").service_account("web").asks(&path, "admitted").create().await;
+    let denied = scene.pod("denied").asks(&path, "denied").create().await;
+    scene.namespace.wait_for_secret("admitted").await;
+    let note = warning(&scene, &denied, "PolicyDenied").await;
+    assert!(note.contains("service account default"), "{note}");
+    assert_eq!(scene.namespace.secret("denied").await, None);
+}
+
+#[tokio::test]
 async fn a_broken_policy_never_opens_up_and_keeps_the_last_good_one() {
     let scene = Scene::set().await;
     let before = scene.policy_digest().await;

@@ -176,12 +176,6 @@ impl TestNamespace {
         edited.unwrap_or_else(|error| panic!("cannot edit the Secret {}/{name}: {error}", self.name))
     }
 
-    /// Deletes a Secret.
-    pub(crate) async fn delete_secret(&self, name: &str) {
-        let deleted = self.api::<Secret>().delete(name, &DeleteParams::default()).await;
-        deleted.unwrap_or_else(|error| panic!("cannot delete the Secret {}/{name}: {error}", self.name));
-    }
-
     // ---- Events ----
 
     /// The Events about a pod, the oldest first.

@@ -15,7 +15,6 @@
 //! | `wait`, `http` | waiting for a condition with a deadline; a plain HTTP client |
 //!
 //! Messages name objects and keys, never a secret's value.
-#![allow(dead_code, unused_imports, reason = "a toolbox: which of its tools are in use is for the tests to decide")]
 
 pub(crate) mod agent;
 pub(crate) mod audit;

@@ -10,7 +10,7 @@ mod server;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -65,7 +65,6 @@ struct Call {
     action: String,
     secret: Option<String>,
     credential: String,
-    at: Instant,
 }
 
 impl Call {
@@ -192,11 +191,6 @@ impl Store {
     /// How many reads of secrets have arrived, of whichever secret.
     pub(crate) fn total_calls(&self) -> usize {
         self.calls(GET)
-    }
-
-    /// When each request about `key` arrived: the pauses of a client that tries again.
-    pub(crate) fn call_times(&self, key: &str) -> Vec<Instant> {
-        self.about(key, |call| call.at)
     }
 
     /// The access key id with which each request about `key` was signed (a rotation shows here).

@@ -66,12 +66,6 @@ impl PodBuilder<'_> {
         self
     }
 
-    /// Any owner reference.
-    pub(crate) fn owner(mut self, owner: OwnerReference) -> Self {
-        self.owners.push(owner);
-        self
-    }
-
     /// The phase that it has before it is bound, as in `Succeeded`: the node's agent never sees it in another.
     pub(crate) fn phase(self, phase: &str) -> Self {
         self.status(json!({"phase": phase}))
@@ -127,11 +121,6 @@ impl TestNamespace {
             owners: Vec::new(),
             status: None,
         }
-    }
-
-    /// Binds a pod as the scheduler does; the API server sets the condition `PodScheduled`.
-    pub(crate) async fn bind(&self, pod: &Pod, node: &AgentNode) -> Pod {
-        self.bind_to(pod, node.name()).await
     }
 
     async fn bind_to(&self, pod: &Pod, node: &str) -> Pod {

@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -98,7 +98,6 @@ impl Front {
             action: asked.action.clone(),
             secret: asked.secret.clone(),
             credential: asked.credential.clone(),
-            at: Instant::now(),
         });
         let key = keys(asked).find(|key| state.faults.contains_key(*key))?.to_owned();
         let spoiling = state.faults.get_mut(&key)?;
