@@ -34,6 +34,7 @@ async fn an_agent_lives_through_the_loss_of_its_rights_and_policies() {
     scene.without_the_policy("jasm-agent-namespaces").await;
     scene.without_the_ownership_policy_under_a_running_agent().await;
     scene.an_agent_that_starts_without_policies_is_never_ready().await;
+    scene.rights_in_chosen_namespaces_alone().await;
     scene.install_update_and_removal().await;
 
     drop(agent);
@@ -161,6 +162,35 @@ impl Broken<'_> {
         assert_eq!((stored, self.store.calls(&path)), (0, 0), "nothing is written, nothing is fetched");
         self.kubectl(&["apply", "--kustomize", "rbac"]);
         namespace.wait_for_data("app", [("A", "1")]).await;
+    }
+
+    /// As the README says it: bindings in the namespaces that are served and in the agent's own, and pods everywhere.
+    async fn rights_in_chosen_namespaces_alone(&self) {
+        let (chosen, other) = (self.namespace().await, self.namespace().await);
+        self.kubectl(&["delete", "clusterrolebinding", "jasm-agent"]);
+        let account = format!("--serviceaccount={AGENT_NAMESPACE}:jasm-agent");
+        self.kubectl(&["create", "clusterrole", "jasm-agent-pods", "--verb=list,watch", "--resource=pods"]);
+        self.kubectl(&["create", "clusterrolebinding", "jasm-agent-pods", "--clusterrole=jasm-agent-pods", &account]);
+        for namespace in [chosen.name(), AGENT_NAMESPACE] {
+            let namespace = format!("--namespace={namespace}");
+            self.kubectl(&["create", "rolebinding", "jasm-agent", "--clusterrole=jasm-agent", &account, &namespace]);
+        }
+        let builder = AgentBuilder::new(self.surroundings, self.store).await.policy(ALLOW_ALL);
+        let mut agent = builder.spawn();
+        agent.ready().await;
+        let path = self.store.seed("config", r#"{"A":"1"}"#).await;
+        chosen.pod("web").on(builder.node()).asks(&path, "app").create().await;
+        chosen.wait_for_data("app", [("A", "1")]).await;
+        other.pod("web").on(builder.node()).asks(&path, "app").create().await;
+        eventually("the missing right in the log", async || {
+            let named =
+                agent.log().iter().any(|line| line["action"] == "WriteRbac" && line["namespace"] == other.name());
+            if named { Ok(()) } else { Err(agent.tail()) }
+        })
+        .await;
+        assert_eq!(other.secret("app").await, None);
+        self.kubectl(&["delete", "clusterrole,clusterrolebinding", "jasm-agent-pods"]);
+        self.kubectl(&["apply", "--kustomize", "rbac"]);
     }
 
     /// `kubectl apply -k daemonset`, an operator's policy, an update, and `kubectl delete -k daemonset`.
