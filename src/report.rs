@@ -24,7 +24,7 @@ use crate::{
 
 /// `reportingController` of every Event.
 const REPORTING_CONTROLLER: &str = "jasm.codnod.io/agent";
-/// More than ten pods' worth per pod slot of a full node; what does not fit is counted and dropped.
+/// Many times what a full node asks for at once; what does not fit is counted and dropped.
 const QUEUE: usize = 2048;
 /// At most 50 Events a second.
 const PAUSE: Duration = Duration::from_millis(20);

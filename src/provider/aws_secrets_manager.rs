@@ -72,7 +72,10 @@ impl Session {
     fn new(sdk: &SdkConfig, endpoint: Option<&str>, number: u64) -> Self {
         let sdk = sdk.to_builder().identity_cache(IdentityCache::lazy().build()).build();
         let mut config = aws_sdk_secretsmanager::config::Builder::from(&sdk);
-        config.set_endpoint_url(endpoint.map(str::to_owned).or_else(|| sdk.endpoint_url().map(str::to_owned)));
+        // Else what the SDK's environment says.
+        if let Some(endpoint) = endpoint {
+            config = config.endpoint_url(endpoint);
+        }
         Self { client: Client::from_conf(config.build()), sdk, number }
     }
 }

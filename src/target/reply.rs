@@ -67,7 +67,7 @@ struct Cause {
 impl Status {
     /// The message, shortened, for logs and operators.
     pub(super) fn said(&self) -> String {
-        self.message.chars().take(300).collect()
+        shortened(&self.message)
     }
 }
 
@@ -192,9 +192,13 @@ fn word(text: &str) -> String {
     text.chars().filter(|c| c.is_ascii_alphanumeric() || "-._".contains(*c)).take(64).collect()
 }
 
-/// For the log only: what others wrote, shortened.
+/// For the log only: what others wrote.
 fn for_the_log(message: &str) -> BoxError {
-    message.chars().take(300).collect::<String>().into()
+    shortened(message).into()
+}
+
+fn shortened(message: &str) -> String {
+    message.chars().take(300).collect()
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use crate::support::audit::{self, tally};
 use crate::support::canary::{Canary, random_values};
 use crate::support::cluster::{TestNamespace, differences};
 use crate::support::http::{Http, Reply};
-use crate::support::node::AgentNode;
+use crate::support::node::{AgentNode, agents_secret};
 use crate::support::scene::Scene;
 use crate::support::store::{ACCESS_DENIED_TEXT, Fault, GET, POD_IDENTITY, Store};
 use crate::support::surroundings::Surroundings;
@@ -342,15 +342,7 @@ async fn an_agent_that_asks_for_too_much_fails_its_test() {
 
 /// A Secret as the agent on `node` writes it.
 fn marked(name: &str, node: &str) -> Secret {
-    let secret = json!({
-        "metadata": {
-            "name": name,
-            "labels": {"jasm.codnod.io/managed-by": "jasm", "app.kubernetes.io/managed-by": "jasm"},
-            "annotations": {"jasm.codnod.io/source": "v1:test", "jasm.codnod.io/node": node},
-        },
-        "type": "Opaque",
-    });
-    serde_json::from_value(secret).expect("this is a Secret")
+    serde_json::from_value(agents_secret(node, name)).expect("this is a Secret")
 }
 
 // ---- cluster ----

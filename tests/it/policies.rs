@@ -6,26 +6,25 @@ use kube::api::PostParams;
 use serde_json::{Value, json};
 
 use crate::support::cluster::TestNamespace;
-use crate::support::node::{AGENT_ACCOUNT, AGENT_NAMESPACE, AgentNode};
+use crate::support::node::{AGENT_ACCOUNT, AGENT_NAMESPACE, AgentNode, agents_secret};
 use crate::support::surroundings::Surroundings;
 
-/// A Secret as the agent writes it.
+/// A Secret with everything that the agent writes.
 fn valid(node: &AgentNode, name: &str) -> Value {
-    json!({
-        "metadata": {
-            "name": name,
-            "labels": {"jasm.codnod.io/managed-by": "jasm", "app.kubernetes.io/managed-by": "jasm"},
-            "annotations": {
-                "jasm.codnod.io/source": "v1:x:y", "jasm.codnod.io/source-path": "y",
-                "jasm.codnod.io/source-version": "1", "jasm.codnod.io/synced-at": "2026-01-01T00:00:00Z",
-                "jasm.codnod.io/synced-through": "2026-01-01T00:00:00Z",
-                "jasm.codnod.io/spec-since": "2026-01-01T00:00:00Z",
-                "jasm.codnod.io/workload": "pods-and-jobs", "jasm.codnod.io/node": node.name(),
-            },
-        },
-        "type": "Opaque",
-        "data": {"A": "MQ=="},
-    })
+    let mut secret = agents_secret(node.name(), name);
+    let rest = [
+        ("source-path", "y"),
+        ("source-version", "1"),
+        ("synced-at", "2026-01-01T00:00:00Z"),
+        ("synced-through", "2026-01-01T00:00:00Z"),
+        ("spec-since", "2026-01-01T00:00:00Z"),
+        ("workload", "pods-and-jobs"),
+    ];
+    for (key, value) in rest {
+        secret["metadata"]["annotations"][format!("jasm.codnod.io/{key}")] = json!(value);
+    }
+    secret["data"] = json!({"A": "MQ=="});
+    secret
 }
 
 /// `valid` with one thing set; `~1` is a slash in a name.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::canary::{Canary, random_values};
 use crate::support::cluster::TestNamespace;
-use crate::support::node::{AGENT_ACCOUNT, AGENT_NAMESPACE, AgentNode};
+use crate::support::node::{AGENT_ACCOUNT, AGENT_NAMESPACE, AgentNode, agents_secret};
 use crate::support::scene::Scene;
 use crate::support::wait::eventually;
 
@@ -48,14 +48,9 @@ impl Treasure {
 
 /// A Secret that every policy lets pass.
 fn valid(node: &AgentNode, namespace: &TestNamespace, name: &str) -> Value {
-    json!({
-        "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
-        "metadata": {
-            "name": name, "namespace": namespace.name(),
-            "labels": {"jasm.codnod.io/managed-by": "jasm", "app.kubernetes.io/managed-by": "jasm"},
-            "annotations": {"jasm.codnod.io/source": "v1:x:y", "jasm.codnod.io/node": node.name()},
-        },
-    })
+    let mut secret = agents_secret(node.name(), name);
+    secret["metadata"]["namespace"] = json!(namespace.name());
+    secret
 }
 
 /// Bodies that are wrong in one way each.

@@ -125,3 +125,17 @@ fn write_kubeconfig(control_plane: &ControlPlane, namespace: &str, folder: &Path
     }
     kubeconfig
 }
+
+/// A Secret without data as the agent on this node writes it, which every policy lets pass.
+pub(crate) fn agents_secret(node: &str, name: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": name,
+            "labels": {"jasm.codnod.io/managed-by": "jasm", "app.kubernetes.io/managed-by": "jasm"},
+            "annotations": {"jasm.codnod.io/source": "v1:x:y", "jasm.codnod.io/node": node},
+        },
+        "type": "Opaque",
+    })
+}

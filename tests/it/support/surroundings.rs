@@ -10,7 +10,7 @@ use kube::api::PostParams;
 use serde_json::{Value, json};
 
 use super::control_plane::ControlPlane;
-use super::node::{AGENT_NAMESPACE, AgentNode};
+use super::node::{AGENT_NAMESPACE, AgentNode, agents_secret};
 use super::{object, say, wait};
 
 /// How long the API server may take to put admission policies into force.
@@ -84,17 +84,7 @@ async fn policies_in_force(control_plane: &ControlPlane) -> Result<(), String> {
 
 /// One write for each policy, valid but for what that policy watches.
 pub(crate) fn checks(node: &str) -> [(&'static str, Value); 4] {
-    let secret = |name: &str, node: &str| {
-        json!({
-            "metadata": {
-                "name": name,
-                "labels": {"jasm.codnod.io/managed-by": "jasm", "app.kubernetes.io/managed-by": "jasm"},
-                "annotations": {"jasm.codnod.io/source": "v1:check", "jasm.codnod.io/node": node},
-            },
-            "type": "Opaque",
-        })
-    };
-    let valid = secret("jasm-admission-check", node);
+    let valid = agents_secret(node, "jasm-admission-check");
     let mut probe = valid.clone();
     probe["metadata"]["annotations"]["jasm.codnod.io/probe"] = json!("true");
     let mut misshapen = valid;
@@ -102,7 +92,7 @@ pub(crate) fn checks(node: &str) -> [(&'static str, Value); 4] {
     [
         ("jasm-agent-ownership", probe),
         ("jasm-agent-shape", misshapen),
-        ("jasm-agent-node", secret("jasm-admission-check", "jasm-no-such-node")),
-        ("jasm-agent-namespaces", secret("jasm-admission-check-namespaces", node)),
+        ("jasm-agent-node", agents_secret("jasm-no-such-node", "jasm-admission-check")),
+        ("jasm-agent-namespaces", agents_secret(node, "jasm-admission-check-namespaces")),
     ]
 }
