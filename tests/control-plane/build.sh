@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Builds a real Kubernetes control plane from Go modules, once, into a cache outside the checkout.
-# Usage: build.sh [PROGRAM ...]     (default: everything that the tests start)
+# Usage: build.sh [PROGRAM ...]     (default: what the integration tests start; make e2e names the rest)
 # Prints the folder that holds the programs as the last line on stdout; all else goes to stderr.
 #
 # KUBEBUILDER_ASSETS, when set, is honoured first: that folder is used as it is and nothing is built.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-kubernetes=v1.37.2 etcd=v3.7.3 go_minor=26
+kubernetes=v1.37.2 go_minor=26
 programs=("$@")
 [ ${#programs[@]} -gt 0 ] || programs=(etcd kubectl kube-apiserver kube-controller-manager)
 
@@ -22,7 +22,9 @@ if [ -n "${KUBEBUILDER_ASSETS:-}" ]; then
   exit 0
 fi
 
-out=${XDG_CACHE_HOME:-$HOME/.cache}/jasm/control-plane/$kubernetes-etcd-$etcd
+# Another version of any of them is another folder.
+sources=$(cat "$here"/*/go.mod "$here"/*/*.go | sha256sum | cut -c 1-12)
+out=${XDG_CACHE_HOME:-$HOME/.cache}/jasm/control-plane/$kubernetes-$sources
 mkdir -p "$out"
 missing=()
 for program in "${programs[@]}"; do [ -x "$out/$program" ] || missing+=("$program"); done
@@ -36,13 +38,15 @@ have=$(GOTOOLCHAIN=local go env GOVERSION | sed -n 's/^go1\.\([0-9]*\).*/\1/p')
 exec 9>"$out/.lock"
 flock -n 9 || { say "another build is under way, waiting for it"; flock 9; }
 
-say "building ${missing[*]} (Kubernetes $kubernetes, etcd $etcd) into $out"
+say "building ${missing[*]} (Kubernetes $kubernetes) into $out"
 say "this happens once; cold, on two cores, it takes about 15 minutes (the API server alone 8)"
 version=k8s.io/component-base/version
 for program in "${missing[@]}"; do
   [ -x "$out/$program" ] && continue
   case $program in
     etcd) module=etcd package=go.etcd.io/etcd/server/v3 ;;
+    coredns) module=coredns package=. ;;
+    toxiproxy) module=toxiproxy package=github.com/Shopify/toxiproxy/v2/cmd/server ;;
     *) module=kubernetes package=k8s.io/kubernetes/cmd/$program ;;
   esac
   say "building $program ..."

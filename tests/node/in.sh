@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Runs a command inside the node that up.sh started, as its administrator: in.sh DIR COMMAND...
+# kubectl, ctr and journalctl are about the node there.
+set -euo pipefail
+[ $# -ge 2 ] && [ -r "$1/env" ] || { echo "usage: in.sh DIR COMMAND...   (DIR: where up.sh is ready)" >&2; exit 1; }
+. "$1/env"
+shift
+exec nsenter --target "$NODE_PID" --net --mount --pid --uts --ipc --wdns="$PWD" \
+  env KUBECONFIG="$KUBECONFIG" PATH="$ASSETS:$PATH" CONTAINERD_NAMESPACE=k8s.io "$@"

@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# Starts a Kubernetes cluster of one real node on this machine, and ends it again: etcd, kube-apiserver,
+# kube-controller-manager, kube-scheduler, kube-proxy, CoreDNS, kubelet, containerd, CNI and journald, all of them in
+# namespaces of their own (network, mounts, processes, host name, IPC). The machine's own are not touched.
+# Usage: up.sh DIR [IMAGE.tar ...]     (DIR: an absent or empty folder; the images are imported before the node is ready)
+#
+# Stays in the foreground. When the node is ready it writes DIR/env, lines of KEY=value:
+#   KUBECONFIG  ASSETS (the folder with kubectl)  NODE_PID (a process inside; in.sh enters its namespaces)
+# It ends all it started, and removes DIR (unless KEEP_DIR=1), when its stdin reaches end of file, on TERM, INT or HUP,
+# and when one of the servers ends. Without a program on the other end: sleep infinity | up.sh DIR
+#
+# Needs root, and what packages.sh installs.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+as=node
+. "$here/../control-plane/servers.sh"
+
+[ $# -ge 1 ] || die "usage: up.sh DIR [IMAGE.tar ...]"
+[ "$(id -u)" = 0 ] || die "namespaces, mounts and cgroups need root: run it as root, or set KUBECONFIG to use a cluster that is there"
+"$here/packages.sh" --check
+state_folder "$1"
+shift
+# One for each cluster, so that two can run at a time.
+cgroup=jasm-node-$$
+# The end of a node is a power cut: the kernel ends what is in its namespaces.
+patience=0
+clean() { remove_cgroups; }
+watch_for_the_end
+
+cgroup_roots() { # the hierarchies: one (version 2) or several (version 1)
+  if [ -e /sys/fs/cgroup/cgroup.controllers ]; then echo /sys/fs/cgroup; return; fi
+  local controller
+  for controller in cpu cpuacct cpuset memory devices freezer blkio pids systemd; do
+    [ ! -d "/sys/fs/cgroup/$controller" ] || realpath "/sys/fs/cgroup/$controller"
+  done | sort -u
+}
+
+make_cgroups() {
+  local root name
+  for root in $(cgroup_roots); do
+    mkdir "$root/$cgroup" || die "cannot make a cgroup in $root: it has to be writable"
+    if [ -e "$root/cgroup.controllers" ]; then
+      echo '+cpu +cpuset +memory +pids +io' | tee "$root/cgroup.subtree_control" "$root/$cgroup/cgroup.subtree_control" >/dev/null ||
+        die "cannot hand controllers down from $root (cgroup version 2): run it outside of containers"
+    fi
+    # A cpuset (version 1) takes no process before it has both.
+    for name in cpuset.cpus cpuset.mems; do
+      [ ! -e "$root/$name" ] || cat "$root/$name" >"$root/$cgroup/$name"
+    done
+  done
+}
+
+remove_cgroups() {
+  local root tries
+  for root in $(cgroup_roots); do
+    for ((tries = 0; tries < 100; tries++)); do
+      [ -d "$root/$cgroup" ] || break
+      find "$root/$cgroup" -depth -type d -exec rmdir {} + 2>/dev/null && break
+      sleep 0.05 # the kernel is still ending processes
+    done
+    [ ! -d "$root/$cgroup" ] || say "warning: $root/$cgroup could not be removed"
+  done
+}
+
+ready_node() { [ -e "$dir/ready" ]; }
+
+began=$EPOCHREALTIME
+run_to_end build.sh "$here/../control-plane/build.sh" \
+  etcd kubectl kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubelet coredns
+assets=$path
+make_cgroups
+start node unshare --net --mount --pid --uts --ipc --fork --kill-child --mount-proc \
+  "$here/inside.sh" "$dir" "$assets" "$cgroup" "$@"
+await node 300
+inner=$(pgrep --parent "${pid[node]}" | head -n 1)
+cat >"$dir/.env.new" <<ENV
+KUBECONFIG=$dir/kubeconfig
+ASSETS=$assets
+NODE_PID=$inner
+ENV
+mv "$dir/.env.new" "$dir/env"
+say "everything is ready after $(since "$began") s; look around with tests/node/in.sh $dir kubectl get pods -A"
+stay
