@@ -4,6 +4,7 @@ mod admission;
 mod bench;
 mod canary;
 mod credentials;
+mod e2e;
 mod failures;
 mod freshness;
 mod harness;

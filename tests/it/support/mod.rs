@@ -35,7 +35,7 @@ pub(crate) fn unique(prefix: &str) -> String {
 }
 
 /// An object of the API from its JSON.
-fn object<K: serde::de::DeserializeOwned>(json: serde_json::Value) -> K {
+pub(crate) fn object<K: serde::de::DeserializeOwned>(json: serde_json::Value) -> K {
     serde_json::from_value(json).expect("the JSON of a support object fits its type")
 }
 

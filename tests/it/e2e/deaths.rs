@@ -1,0 +1,193 @@
+//! The agent is killed, stopped, out of memory, or replaced, while pods want their Secrets.
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
+use tokio::time::sleep;
+
+use super::cluster::{Cluster, OVERLAY, OwnNamespace, SYSTEM, install, kubectl, restarts, roll_out};
+use super::history::History;
+use super::node::{AGENT_CGROUP, on_node, signal_agent, try_on_node};
+use super::pods::How;
+use super::{PATIENCE, report, seconds, store};
+use crate::support::wait::try_within;
+
+/// SC-007: an agent that died serves again within this time.
+const BACK_WITHIN: Duration = Duration::from_secs(30);
+
+/// Waits until the agent's container was started `count` times more than `before`, and is ready.
+async fn restarted(cluster: &Cluster, before: i32, limit: Duration) -> Result<Pod, String> {
+    try_within(limit, "the kubelet to start the agent again", async || {
+        let agent = cluster.agent().await;
+        if restarts(&agent) > before { Ok(agent) } else { Err(format!("{} restarts", restarts(&agent))) }
+    })
+    .await
+}
+
+/// Creates a pod with a secret of its own; returns how long it takes until it runs.
+async fn served(namespace: &OwnNamespace, history: &History, name: &str) -> Duration {
+    let path = namespace.path(name);
+    store::put([(&path, "value".to_owned())]);
+    let created = Instant::now();
+    namespace.pod(name, How::Env, name, Some(&path)).await;
+    try_within(PATIENCE, &format!("{name} to run"), async || {
+        if history.all().get(name).is_some_and(|pod| pod.running) { Ok(()) } else { Err("not yet".to_owned()) }
+    })
+    .await
+    .unwrap_or_else(|message| panic!("{message}"));
+    created.elapsed()
+}
+
+/// A fresh container, whose last crash the kubelet does not remember.
+async fn fresh_agent(cluster: &Cluster) -> Pod {
+    kubectl(&["rollout", "restart", "-n", SYSTEM, "daemonset/jasm-agent"]);
+    roll_out();
+    cluster.agent().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a node: make e2e"]
+async fn a_killed_agent_is_back_and_serves_what_came_meanwhile() {
+    let cluster = Cluster::installed().await;
+    let namespace = cluster.namespace().await;
+    let history = History::of(&namespace);
+    fresh_agent(&cluster).await;
+    let path = namespace.path("meanwhile");
+    store::put([(&path, "value".to_owned())]);
+    signal_agent("KILL");
+    let killed = Instant::now();
+    namespace.pod("meanwhile", How::Env, "meanwhile", Some(&path)).await;
+    restarted(&cluster, 0, BACK_WITHIN).await.unwrap_or_else(|message| panic!("{message}"));
+    history.running(1).await;
+    let took = killed.elapsed();
+    report(&format!("agent killed (SIGKILL): a pod that was created then runs {} later", seconds(took)));
+    assert!(took < BACK_WITHIN, "the pod waited {took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a node: make e2e"]
+async fn an_agent_without_memory_is_back_and_serves_what_came_meanwhile() {
+    let cluster = Cluster::installed().await;
+    let namespace = cluster.namespace().await;
+    let history = History::of(&namespace);
+    fresh_agent(&cluster).await;
+    // The limit is lowered under what the program needs, and taken by its next allocations.
+    let shrink = r#"
+limit=$cgroup/memory.max; [ -e $limit ] || limit=$cgroup/memory.limit_in_bytes
+for kib in 12000 10000 8000 7000 6000 5000 4000 3000 2000; do echo $((kib * 1024)) > $limit || break; done
+"#;
+    // Ends with an error where the program, and with it the folder, is gone in the middle.
+    let _ = try_on_node(&format!("{AGENT_CGROUP}{shrink}"));
+    let full = Instant::now();
+    let names: Vec<String> = (0..10).map(|number| format!("pod-{number}")).collect();
+    let paths: Vec<String> = names.iter().map(|name| namespace.path(name)).collect();
+    store::put(paths.iter().map(|path| (path, "x".repeat(50_000))));
+    for (name, path) in names.iter().zip(&paths) {
+        namespace.pod(name, How::Volume, name, Some(path)).await;
+    }
+    let agent = restarted(&cluster, 0, BACK_WITHIN).await.unwrap_or_else(|message| panic!("{message}"));
+    let last = agent.status.and_then(|status| status.container_statuses?.first()?.last_state.clone()?.terminated);
+    assert_eq!(last.and_then(|ended| ended.reason).as_deref(), Some("OOMKilled"), "why the agent ended");
+    history.running(names.len()).await;
+    let took = full.elapsed();
+    report(&format!("agent out of memory (OOMKilled): 10 pods that were created then run {} later", seconds(took)));
+    assert!(took < BACK_WITHIN, "the pods waited {took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a node: make e2e"]
+async fn three_kills_in_a_row_meet_the_backoff_of_the_kubelet() {
+    let cluster = Cluster::installed().await;
+    fresh_agent(&cluster).await;
+    for kill in 0..3 {
+        signal_agent("KILL");
+        let killed = Instant::now();
+        restarted(&cluster, kill, PATIENCE).await.unwrap_or_else(|message| panic!("{message}"));
+        report(&format!("kill {} in a row: the agent is ready {} later", kill + 1, seconds(killed.elapsed())));
+    }
+    fresh_agent(&cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a node: make e2e"]
+async fn a_stuck_agent_is_restarted_by_its_liveness_probe() {
+    let cluster = Cluster::installed().await;
+    let name = fresh_agent(&cluster).await.name_any();
+    signal_agent("STOP");
+    let stopped = Instant::now();
+    // Three probes of 10 s each, and the time that the kubelet grants to end.
+    restarted(&cluster, 0, 2 * PATIENCE).await.unwrap_or_else(|message| panic!("{message}"));
+    report(&format!("agent stuck (SIGSTOP): killed by its liveness probe and ready {} later", seconds(stopped.elapsed())));
+    let events = kubectl(&["get", "events", "-n", SYSTEM, "--field-selector", &format!("involvedObject.name={name}")]);
+    assert!(events.contains("Liveness probe failed"), "no Event of a failed liveness probe");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a node: make e2e"]
+async fn a_rolling_update_makes_no_pod_wait() {
+    let cluster = Cluster::installed().await;
+    let namespace = cluster.namespace().await;
+    let history = History::of(&namespace);
+    let before = fresh_agent(&cluster).await.name_any();
+    let without = stream(&namespace, &history, "quiet").await;
+    kubectl(&["rollout", "restart", "-n", SYSTEM, "daemonset/jasm-agent"]);
+    let during = stream(&namespace, &history, "update").await;
+    roll_out();
+    assert_ne!(cluster.agent().await.name_any(), before, "the agent was not replaced");
+    assert_eq!(history.misses(), Vec::<String>::new(), "pods that looked for a Secret that was not there");
+    report(&format!(
+        "bind to container start of 20 pods, one each 0.4 s: longest {}; during a rolling update {}",
+        seconds(without),
+        seconds(during)
+    ));
+}
+
+/// Creates a pod each 0.4 s; returns the longest time from bind to container start.
+async fn stream(namespace: &OwnNamespace, history: &History, prefix: &str) -> Duration {
+    const PODS: usize = 20;
+    let names: Vec<String> = (0..PODS).map(|number| format!("{prefix}-{number}")).collect();
+    let paths: Vec<String> = names.iter().map(|name| namespace.path(name)).collect();
+    store::put(paths.iter().map(|path| (path, "value".to_owned())));
+    for (name, path) in names.iter().zip(&paths) {
+        namespace.pod(name, How::Env, name, Some(path)).await;
+        sleep(Duration::from_millis(400)).await;
+    }
+    let mut longest = Duration::ZERO;
+    for name in &names {
+        namespace.printed(name).await;
+        longest = longest.max(namespace.start_of(name, &history.all()).await);
+    }
+    namespace.clear().await;
+    longest
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a node: make e2e"]
+async fn logs_reach_the_journal_and_a_stuck_journal_holds_nothing_up() {
+    let cluster = Cluster::installed().await;
+    let namespace = cluster.namespace().await;
+    let history = History::of(&namespace);
+    install("tests/e2e/journald");
+    served(&namespace, &history, "logged").await;
+    let journal = "chroot /proc/1/root journalctl -t jasm -o json --no-pager";
+    let wanted = [("NAMESPACE", namespace.name()), ("POD", "logged"), ("SECRET", "logged"), ("OUTCOME", "created")];
+    try_within(PATIENCE, "the sync in the journal", async || {
+        let records = on_node(journal);
+        let records = records.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let fits = |record: &serde_json::Value| wanted.iter().all(|(field, value)| record[*field] == **value);
+        let found = records.clone().find(fits).ok_or_else(|| format!("{} other records", records.count()))?;
+        found["NODE"].as_str().map(drop).ok_or_else(|| "the record without NODE".to_owned())
+    })
+    .await
+    .unwrap_or_else(|message| panic!("{message}"));
+
+    on_node("kill -STOP $(pidof systemd-journald)");
+    let took = served(&namespace, &history, "unlogged").await;
+    let log = kubectl(&["logs", "-n", SYSTEM, "daemonset/jasm-agent"]);
+    on_node("kill -CONT $(pidof systemd-journald)");
+    assert!(log.contains(r#""pod":"unlogged""#), "stderr lacks what the journal did not take");
+    report(&format!("journald stopped: a pod is served and runs {} after its creation", seconds(took)));
+    kubectl(&["delete", "-k", "tests/e2e/journald"]);
+    install(OVERLAY);
+}
