@@ -81,7 +81,11 @@ impl Reporter {
             Outcome::NamespaceGone => return,
         };
         if tell {
-            let note = format!("Secret {} {said} from {} {}", fields.secret, fields.provider, fields.path);
+            let mut note = format!("Secret {} {said} from {} {}", fields.secret, fields.provider, fields.path);
+            if outcome == Outcome::Updated {
+                // The kubelet did not wait for it: the Secret was there.
+                note.push_str("; containers that started before keep the old value in their environment");
+            }
             self.tell(pod, fields.secret, EventType::Normal, Reason::SecretSyncSuccess, "Sync", note);
         }
     }

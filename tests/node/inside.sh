@@ -7,6 +7,8 @@ as=node
 . "$here/../control-plane/servers.sh"
 dir=$1 assets=$2 cgroup=$3
 shift 3
+# As on any node: containerd makes the folders of images with it, which other users than root have to see.
+umask 022
 export PATH=$assets:/usr/sbin:/sbin:$PATH
 
 node=node-1 node_ip=10.88.0.1 pods=10.88.0.0/16 services=10.96.0.0/16 dns_ip=10.96.0.10

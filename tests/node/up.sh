@@ -52,7 +52,8 @@ make_cgroups() {
 
 remove_cgroups() {
   local root tries
-  for root in $(cgroup_roots); do
+  # runc makes one in the unified hierarchy too, where that lies beside those of version 1.
+  for root in $(cgroup_roots) /sys/fs/cgroup/unified; do
     for ((tries = 0; tries < 100; tries++)); do
       [ -d "$root/$cgroup" ] || break
       find "$root/$cgroup" -depth -type d -exec rmdir {} + 2>/dev/null && break

@@ -22,7 +22,7 @@ pub(super) const AGENT_CGROUP: &str = r#"
 pid=$(pidof jasm-agent)
 root=/proc/1/root/sys/fs/cgroup
 [ ! -d $root/memory ] || root=$root/memory
-cgroup=$(dirname $(grep -rlx "$pid" --include=cgroup.procs $root | head -n 1))
+cgroup=$(dirname $(find $root -name cgroup.procs -exec grep -lx "$pid" {} + | head -n 1))
 "#;
 
 /// Bytes that the agent's container uses now, and at most, as its memory limit counts them.
