@@ -3,6 +3,7 @@
 use std::{
     io::{Write, stderr, stdout},
     process::ExitCode,
+    sync::Arc,
 };
 
 use clap::Parser;
@@ -10,6 +11,7 @@ use jasm::{
     agent,
     config::{Config, Flags},
     error::chain,
+    metrics::Metrics,
     telemetry,
 };
 
@@ -38,7 +40,7 @@ fn main() -> ExitCode {
             };
         }
         telemetry::start(config.log_format, config.log_level);
-        match agent::run(config).await {
+        match agent::run(config, Arc::new(Metrics::default())).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => end(&error),
         }
