@@ -63,8 +63,8 @@ struct Parts {
 }
 
 impl Parts {
-    async fn read(config: &Config) -> Result<Self, StartError> {
-        let (metrics, changes) = (Arc::new(Metrics::default()), Arc::new(Changes::default()));
+    async fn read(config: &Config, metrics: Arc<Metrics>) -> Result<Self, StartError> {
+        let changes = Arc::new(Changes::default());
         let policy = PolicyFile::load(&config.policy_file, Arc::clone(&metrics), Arc::clone(&changes))?;
         let instances = read_instances(&config.providers_file)?;
         let registry = Registry::new(instances, Arc::clone(&metrics)).await.map_err(StartError::Instance)?;
@@ -77,7 +77,7 @@ impl Parts {
 /// # Errors
 /// [`StartError`], as the agent would end with.
 pub async fn check(config: &Config) -> Result<String, StartError> {
-    let parts = Parts::read(config).await?;
+    let parts = Parts::read(config, Arc::default()).await?;
     let names: Vec<&str> = parts.registry.catalogue().names().collect();
     let providers = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
     let left_out: String = parts.registry.left_out().iter().map(|what| format!("; not set up: {what}")).collect();
@@ -91,8 +91,8 @@ pub async fn check(config: &Config) -> Result<String, StartError> {
 ///
 /// # Errors
 /// [`StartError`]; once started it only ends by a signal.
-pub async fn run(config: Config) -> Result<(), StartError> {
-    let parts = Parts::read(&config).await?;
+pub async fn run(config: Config, metrics: Arc<Metrics>) -> Result<(), StartError> {
+    let parts = Parts::read(&config, metrics).await?;
     for instance in parts.registry.left_out() {
         tracing::warn!(instance, "a default provider is not set up; set it up in providers.yaml or the environment");
     }

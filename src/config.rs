@@ -47,6 +47,19 @@ pub struct Flags {
     /// Log level: error, warn, info, debug or trace
     #[arg(long, env = "JASM_LOG_LEVEL", global = true, value_name = "LEVEL", default_value = "info")]
     log_level: String,
+    /// Log lines also to the node's systemd-journald: true or false [bare: true]
+    #[arg(
+        long,
+        env = "JASM_JOURNALD",
+        global = true,
+        value_name = "BOOL",
+        default_value = "false",
+        num_args = 0..=1,
+        // Else it would take the subcommand for its value.
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    journald: String,
 }
 
 #[derive(Debug, Clone, Copy, Subcommand)]
@@ -74,6 +87,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Of our own log lines.
     pub log_level: Level,
+    /// Whether log lines also go to the node's journald.
+    pub journald: bool,
 }
 
 /// A flag that cannot be used.
@@ -111,6 +126,7 @@ impl TryFrom<Flags> for Config {
                 &flags.log_level,
                 "error, warn, info, debug and trace are allowed",
             )?,
+            journald: value("--journald", "JASM_JOURNALD", &flags.journald, "true and false are allowed")?,
         })
     }
 }
@@ -167,6 +183,7 @@ mod tests {
             freshness: Duration::ZERO,
             log_format: LogFormat::Json,
             log_level: Level::INFO,
+            journald: false,
         };
         assert_eq!(config(&["--node-name", "node-1"]), Ok(want));
     }
@@ -176,6 +193,20 @@ mod tests {
         let got = config(&["check", "--node-name", "node-1", "--freshness", "5m"]).expect("good");
         assert!(got.check);
         assert_eq!(got.freshness, Duration::from_secs(300));
+    }
+
+    #[test]
+    fn a_bare_switch_means_true_and_takes_no_subcommand_for_its_value() {
+        for (arguments, want) in [
+            (["--journald", "check"], (true, true)),
+            (["check", "--journald"], (true, true)),
+            (["check", "--journald=false"], (true, false)),
+        ] {
+            let mut all = arguments.to_vec();
+            all.extend(["--node-name", "n"]);
+            let got = config(&all).expect("good");
+            assert_eq!((got.check, got.journald), want, "{arguments:?}");
+        }
     }
 
     #[test]
@@ -190,6 +221,7 @@ mod tests {
             (&["--freshness", "60"], ["--freshness", "JASM_FRESHNESS", "0s to 24h"]),
             (&["--log-format", "xml"], ["--log-format", "JASM_LOG_FORMAT", "json and text"]),
             (&["--log-level", "loud"], ["--log-level", "JASM_LOG_LEVEL", "debug"]),
+            (&["--journald=yes"], ["--journald", "JASM_JOURNALD", "true and false"]),
         ];
         for (arguments, wanted) in cases {
             let mut all = arguments.to_vec();

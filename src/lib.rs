@@ -10,7 +10,7 @@
 //! |---|---|---|
 //! | [`agent`] | wiring, from start to end | starts everything |
 //! | [`config`] | flags and environment, checked once | no |
-//! | [`telemetry`] | log lines on stderr | logs |
+//! | [`telemetry`], [`journald`] | log lines on stderr; the same in the node's journal | logs |
 //! | [`metrics`], [`probe`] | what is counted; `/livez /readyz /healthz /metrics` | listens |
 //! | [`kubernetes`] | the client of the API server | connects |
 //! | [`pod`] | `PodView`, the few fields of a Pod that are read | no |
@@ -55,6 +55,7 @@ mod delays;
 pub mod error;
 #[cfg(test)]
 mod fake_api;
+pub mod journald;
 pub mod kubernetes;
 pub mod limits;
 pub mod mapping;

@@ -3,6 +3,7 @@
 use std::{
     io::{Write, stderr, stdout},
     process::ExitCode,
+    sync::Arc,
 };
 
 use clap::Parser;
@@ -10,6 +11,8 @@ use jasm::{
     agent,
     config::{Config, Flags},
     error::chain,
+    journald::Journal,
+    metrics::Metrics,
     telemetry,
 };
 
@@ -37,8 +40,13 @@ fn main() -> ExitCode {
                 Err(error) => end(&error),
             };
         }
-        telemetry::start(config.log_format, config.log_level);
-        match agent::run(config).await {
+        let metrics = Arc::new(Metrics::default());
+        let journal = match config.journald.then(|| Journal::start(&config.node_name, &metrics)).transpose() {
+            Ok(journal) => journal,
+            Err(error) => return end(&error),
+        };
+        let _logs = telemetry::start(config.log_format, config.log_level, journal);
+        match agent::run(config, metrics).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => end(&error),
         }

@@ -51,6 +51,7 @@ pub struct Metrics {
     admission_enforced: Gauge,
     panics: Counter<u64, AtomicU64>,
     events_dropped: Counter<u64, AtomicU64>,
+    journald_dropped: Counter<u64, AtomicU64>,
 }
 
 impl Default for Metrics {
@@ -67,6 +68,7 @@ impl Default for Metrics {
             admission_enforced: Gauge::default(),
             panics: Counter::default(),
             events_dropped: Counter::default(),
+            journald_dropped: Counter::default(),
         };
         metrics.register();
         metrics
@@ -107,6 +109,11 @@ impl Metrics {
             "jasm_events_dropped",
             "Events not sent because the queue was full or the API server refused",
             self.events_dropped.clone(),
+        );
+        r.register(
+            "jasm_journald_dropped",
+            "Log lines not in the node's journal because the queue was full or the socket refused",
+            self.journald_dropped.clone(),
         );
     }
 
@@ -155,6 +162,11 @@ impl Metrics {
     /// One Event not sent.
     pub fn event_dropped(&self) {
         self.events_dropped.inc();
+    }
+
+    /// One log line that the journal did not get.
+    pub fn journald_dropped(&self) {
+        self.journald_dropped.inc();
     }
 
     /// The text that Prometheus reads (OpenMetrics).

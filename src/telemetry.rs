@@ -1,4 +1,4 @@
-//! Log lines on stderr, as JSON or as text.
+//! Log lines on stderr, as JSON or as text, and on request the same in the node's journal.
 //!
 //! What other crates log is cut here, in code, so that no setting can turn it on: kube-client logs whole reply bodies
 //! when they do not decode, and the AWS SDK whole requests.
@@ -7,6 +7,8 @@ use std::{io, panic, str::FromStr};
 
 use tracing::{Level, level_filters::LevelFilter};
 use tracing_subscriber::{Layer, filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::journald::Journal;
 
 /// The form of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,8 +31,21 @@ impl FromStr for LogFormat {
     }
 }
 
+/// To be held until the program ends: then the journal gets the last lines.
+#[must_use]
+#[derive(Debug)]
+pub struct Logs(Option<Journal>);
+
+impl Drop for Logs {
+    fn drop(&mut self) {
+        if let Some(journal) = &self.0 {
+            journal.flush();
+        }
+    }
+}
+
 /// Starts logging, once per program. A panic is logged by its place alone, since a payload can stand in its message.
-pub fn start(format: LogFormat, level: Level) {
+pub fn start(format: LogFormat, level: Level, journal: Option<Journal>) -> Logs {
     let filter = Targets::new()
         .with_target("jasm", level)
         .with_target("jasm_agent", level)
@@ -49,9 +64,11 @@ pub fn start(format: LogFormat, level: Level) {
             .boxed(),
         LogFormat::Text => fmt::layer().with_ansi(false).with_writer(io::stderr).boxed(),
     };
-    tracing_subscriber::registry().with(lines.with_filter(filter)).init();
+    // One filter before both.
+    tracing_subscriber::registry().with(lines.and_then(journal.clone()).with_filter(filter)).init();
     panic::set_hook(Box::new(|panicked| {
         let place = panicked.location().map(ToString::to_string).unwrap_or_default();
         tracing::error!(place, "a bug: the program panicked");
     }));
+    Logs(journal)
 }

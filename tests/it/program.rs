@@ -37,6 +37,7 @@ fn a_wrong_flag_ends_with_2_and_names_flag_variable_and_what_is_allowed() {
         (&[], &[("NODE_NAME", "n"), ("JASM_LISTEN", "8080")], ["--listen", "JASM_LISTEN", "port"]),
         (&[], &[("NODE_NAME", "n"), ("JASM_LOG_FORMAT", "xml")], ["--log-format", "JASM_LOG_FORMAT", "json and text"]),
         (&[], &[("NODE_NAME", "n"), ("JASM_LOG_LEVEL", "loud")], ["--log-level", "JASM_LOG_LEVEL", "trace"]),
+        (&[], &[("NODE_NAME", "n"), ("JASM_JOURNALD", "on")], ["--journald", "JASM_JOURNALD", "true and false"]),
         (&["--no-such-flag"], &[("NODE_NAME", "n")], ["--no-such-flag", "unexpected", "--help"]),
     ];
     for (arguments, env, wanted) in cases {
