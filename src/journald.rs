@@ -135,7 +135,7 @@ fn deliver(queue: Receiver<Entry>, mut send: impl FnMut(&Line) -> io::Result<()>
             tracing::error!(
                 %error,
                 "log lines do not reach the journal of the node: mount the node's /run/systemd/journal in the same \
-                 place, as daemonset/overlays/journald does, or take JASM_JOURNALD away; stderr has every line"
+                 place, as daemonset/components/journald does, or take JASM_JOURNALD away; stderr has every line"
             );
         }
     }

@@ -11,7 +11,7 @@ tests() { cargo test --locked --quiet --test it -- --include-ignored --test-thre
 if [ -n "${KUBECONFIG:-}" ]; then
   say "on the cluster of KUBECONFIG=$KUBECONFIG; its nodes need the image that make image built (kind load image-archive, minikube image load)"
   clean() {
-    kubectl delete -k tests/e2e --ignore-not-found
+    kubectl delete -k tests/e2e/install --ignore-not-found
     kubectl delete namespace jasm-e2e emulator --ignore-not-found
     kubectl label nodes --all jasm.codnod.io/e2e-
   }

@@ -17,7 +17,7 @@ use crate::support::{object, unique};
 /// Where the agent is.
 pub(super) const SYSTEM: &str = "jasm-system";
 /// The overlay that most tests install.
-pub(super) const OVERLAY: &str = "tests/e2e";
+pub(super) const OVERLAY: &str = "tests/e2e/install";
 
 /// The cluster, with the agent ready.
 pub(super) struct Cluster {
