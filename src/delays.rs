@@ -9,6 +9,9 @@ use crate::error::Retry;
 /// A pod that waits is told again after so long, whatever the reason.
 pub(crate) const TELL_AGAIN: Duration = Duration::from_secs(30 * 60);
 
+/// How many attempts are made at short pauses: with 2.5 s between them on average, for about two minutes.
+const SOON: usize = 50;
+
 /// The pauses between attempts, by class of error.
 pub(crate) struct Delays {
     steps: Box<dyn Iterator<Item = Duration> + Send>,
@@ -26,7 +29,10 @@ impl Delays {
         };
         // Full jitter where a store or the API server is in trouble, half where somebody has to act first.
         let (steps, least): (Box<dyn Iterator<Item = Duration> + Send>, f64) = match retry {
-            Retry::Transient => (doubling(0.2, 30.0), 0.0),
+            // The pods that wait have a kubelet that looks again only after 10 s and more: what the agent adds to that
+            // is to stay small. Later the outage is a long one, and a whole cluster asks.
+            Retry::Transient => (Box::new(doubling(0.2, 5.0).take(SOON).chain(doubling(10.0, 30.0))), 0.0),
+            Retry::Throttled => (doubling(0.2, 30.0), 0.0),
             Retry::Rights => (doubling(1.0, 600.0), 0.5),
             Retry::Absent => (doubling(30.0, 600.0), 0.5),
             Retry::Denied => (doubling(300.0, 1800.0), 0.5),
@@ -59,12 +65,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn transient_trouble_is_retried_with_full_jitter_up_to_30_seconds() {
-        let mut delays = Delays::new(Retry::Transient);
-        for attempt in 0..20 {
-            let most = Duration::from_millis(200 * (1 << attempt.min(10))).min(Duration::from_secs(30));
-            let delay = delays.next();
-            assert!(delay <= most, "attempt {attempt}: {delay:?} of {most:?}");
+    fn trouble_is_retried_with_full_jitter_by_its_class() {
+        let most = |retry, attempt: usize| {
+            let most_of_many = (0..200).map(|_| {
+                let mut delays = Delays::new(retry);
+                (0..attempt).map(|_| delays.next()).last().unwrap_or_default()
+            });
+            most_of_many.max().unwrap_or_default().as_secs_f64()
+        };
+        // The longest of 200 pauses is close under the bound of its step.
+        for (retry, attempt, bound) in [
+            (Retry::Transient, 1, 0.2),
+            (Retry::Transient, 3, 0.8),
+            (Retry::Transient, 20, 5.0),
+            (Retry::Transient, 60, 30.0),
+            (Retry::Throttled, 1, 0.2),
+            (Retry::Throttled, 20, 30.0),
+        ] {
+            let found = most(retry, attempt);
+            assert!(found <= bound && found > bound * 0.8, "{retry:?}, attempt {attempt}: {found} of {bound}");
         }
         let held: Vec<u64> = std::iter::repeat_with({
             let mut delays = Delays::new(Retry::Held);

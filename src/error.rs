@@ -59,8 +59,10 @@ impl Reason {
 pub enum Retry {
     /// Only when the pod, the policy or the configuration changes.
     OnChange,
-    /// Trouble that passes: full jitter up to 0.2 s, doubling to 30 s.
+    /// Nobody answers, which passes: full jitter up to 0.2 s, doubling to 5 s; after two minutes on to 30 s.
     Transient,
+    /// Too many requests: full jitter up to 0.2 s, doubling to 30 s.
+    Throttled,
     /// A right of the agent's own is missing: from 1 s to 10 min.
     Rights,
     /// Nothing there yet: from 30 s to 10 min.
@@ -273,12 +275,14 @@ mod tests {
     #[test]
     fn only_trouble_that_passes_is_retried_fast() {
         for error in provider_errors() {
-            let fast = matches!(error.result(), "credentials" | "throttled" | "unavailable");
-            assert_eq!(error.retry() == Retry::Transient, fast, "{error}");
+            assert_eq!(error.retry() == Retry::Transient, error.result() == "unavailable", "{error}");
+            let throttled = matches!(error.result(), "credentials" | "throttled");
+            assert_eq!(error.retry() == Retry::Throttled, throttled, "{error}");
         }
         for error in target_errors() {
             let conflict = error.reason() == Reason::SecretConflict;
-            assert!(!(conflict && error.retry() == Retry::Transient), "a conflict is not hammered: {error}");
+            let fast = matches!(error.retry(), Retry::Transient | Retry::Throttled);
+            assert!(!(conflict && fast), "a conflict is not hammered: {error}");
         }
     }
 

@@ -248,6 +248,6 @@ mod tests {
         };
         deliver(telling, keep, &Metrics::default());
         assert_eq!(lines.len(), 1, "{lines:?}");
-        assert!(lines[0].starts_with("ERROR ") && lines[0].contains("daemonset/overlays/journald"), "{lines:?}");
+        assert!(lines[0].starts_with("ERROR ") && lines[0].contains("daemonset/components/journald"), "{lines:?}");
     }
 }

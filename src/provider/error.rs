@@ -98,7 +98,8 @@ impl ProviderError {
         match self {
             Self::NotFound { .. } | Self::Unreadable { .. } => Retry::Absent,
             Self::AccessDenied { .. } | Self::Invalid { .. } => Retry::Denied,
-            Self::Credentials { .. } | Self::Throttled { .. } | Self::Unavailable { .. } => Retry::Transient,
+            Self::Credentials { .. } | Self::Throttled { .. } => Retry::Throttled,
+            Self::Unavailable { .. } => Retry::Transient,
         }
     }
 

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use tokio::time::sleep;
@@ -63,11 +62,14 @@ async fn an_outdated_secret_is_replaced_before_most_containers_start() {
     let namespace = cluster.namespace().await;
     let names: Vec<String> = (0..PODS).map(|number| format!("pod-{number}")).collect();
     let paths: Vec<String> = names.iter().map(|name| namespace.path(name)).collect();
-    let generation = async |value: String, latency: u64| {
+    let generation = async |value: String, latency: u64, pause: Duration| {
         store::put(paths.iter().map(|path| (path, value.clone())));
         cluster.slow_store(Duration::from_millis(latency)).await;
         let history = History::of(&namespace);
-        join_all(names.iter().zip(&paths).map(|(name, path)| namespace.pod(name, How::Both, name, Some(path)))).await;
+        for (name, path) in names.iter().zip(&paths) {
+            namespace.pod(name, How::Both, name, Some(path)).await;
+            sleep(pause).await;
+        }
         history.running(PODS).await;
         let mut old = (0, 0);
         for name in &names {
@@ -79,13 +81,17 @@ async fn an_outdated_secret_is_replaced_before_most_containers_start() {
         old
     };
     // The Secrets come to be with the first pods, so that none of them can be old.
-    assert_eq!(generation("first".to_owned(), 0).await, (0, 0), "pods without the only value there ever was");
-    for latency in [20, 100, 300] {
-        let old = generation(format!("after-{latency}"), latency).await;
-        report(&format!(
-            "outdated Secrets, store answers after {latency} ms: of {PODS} pods at once {} started with the old environment, {} with the old volume",
-            old.0, old.1
-        ));
+    let first = generation("first".to_owned(), 0, Duration::ZERO).await;
+    assert_eq!(first, (0, 0), "pods without the only value there ever was");
+    for (pace, pause) in [("at once", Duration::ZERO), ("one each 0.3 s", Duration::from_millis(300))] {
+        for latency in [20, 100, 300] {
+            let old = generation(format!("after-{latency}-{pace}"), latency, pause).await;
+            report(&format!(
+                "outdated Secrets, store answers after {latency} ms, {PODS} pods {pace}: {} started with the old \
+                 environment, {} with the old volume",
+                old.0, old.1
+            ));
+        }
     }
     cluster.reset_store().await;
     let events = kubectl(&["get", "events", "-n", namespace.name(), "--field-selector", "reason=SecretSyncSuccess"]);
