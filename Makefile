@@ -2,9 +2,12 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench control-plane fmt
+.PHONY: help demo test e2e check bench image release control-plane fmt
 
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/jasm
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+# What is built, tagged and released; `make image IMAGE=registry.example.com/jasm` for a registry of your own.
+IMAGE := ghcr.io/codnod/jasm
 DENY_VERSION := 0.20.2
 DENY := $(CACHE)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
@@ -20,6 +23,9 @@ test: rust control-plane ## all tests, on a real API server with the shipped rig
 	@echo 'Building the agent and its tests (the first time: about 5 minutes) ...'
 	cargo test --locked
 
+e2e: rust control-plane ## the install on a real node: one of its own (root, Debian or Ubuntu), or the cluster of KUBECONFIG
+	@tests/e2e.sh
+
 check: rust $(DENY) ## format, lints, licences and bans; no network but the crate registry
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- --deny warnings
@@ -29,6 +35,12 @@ bench: rust control-plane ## figures of a release build, beside the targets (the
 	@echo 'Building the release profile (fat LTO: about 4 minutes on two cores) ...'
 	cargo build --locked --release
 	JASM_AGENT_BIN=$(CURDIR)/target/release/jasm-agent cargo test --locked --test it -- --ignored --nocapture --test-threads=1 bench
+
+image: rust ## the container image, with buildah or docker: an archive in dist/ (the first time: about 5 minutes)
+	@.ci/image $(IMAGE):$(VERSION)
+
+release: ## dist/install.yaml: all that `kubectl apply -k daemonset` applies, with the image of this version
+	@.ci/release $(IMAGE):$(VERSION) $(DIGEST)
 
 control-plane: ## etcd, kube-apiserver, kube-controller-manager, kubectl and an emulator of AWS, built once into the cache
 	@tests/control-plane/build.sh >/dev/null

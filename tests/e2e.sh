@@ -24,6 +24,8 @@ fi
   say 'error: a node of its own needs root: run it as root, or set KUBECONFIG to a cluster (kind, minikube)'
   exit 1
 }
+tests/node/packages.sh
+make --no-print-directory image
 dir=$(mktemp -d "${TMPDIR:-/tmp}/jasm-e2e-XXXXXX")
 moto=$(tests/control-plane/moto.sh | tail -n 1)
 toxiproxy=$(tests/control-plane/build.sh toxiproxy | tail -n 1)/toxiproxy

@@ -11,6 +11,7 @@ use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
 
 use super::PATIENCE;
+use crate::support::control_plane::client;
 use crate::support::wait::try_within;
 use crate::support::{object, unique};
 
@@ -42,9 +43,9 @@ impl Cluster {
     pub(super) async fn prepared() -> Self {
         static PREPARED: OnceLock<()> = OnceLock::new();
         PREPARED.get_or_init(prepare);
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let client = Client::try_default().await.unwrap_or_else(|error| panic!("no client: {error}: set KUBECONFIG"));
-        let cluster = Self { client };
+        let kubeconfig = std::env::var_os("KUBECONFIG").expect("KUBECONFIG names a cluster: make e2e sets it");
+        let client = client(Path::new(&kubeconfig)).await;
+        let cluster = Self { client: client.unwrap_or_else(|error| panic!("no client for KUBECONFIG: {error}")) };
         cluster.reset_store().await;
         cluster
     }

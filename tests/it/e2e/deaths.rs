@@ -116,7 +116,10 @@ async fn a_stuck_agent_is_restarted_by_its_liveness_probe() {
     let stopped = Instant::now();
     // Three probes of 10 s each, and the time that the kubelet grants to end.
     restarted(&cluster, 0, 2 * PATIENCE).await.unwrap_or_else(|message| panic!("{message}"));
-    report(&format!("agent stuck (SIGSTOP): killed by its liveness probe and ready {} later", seconds(stopped.elapsed())));
+    report(&format!(
+        "agent stuck (SIGSTOP): killed by its liveness probe and ready {} later",
+        seconds(stopped.elapsed())
+    ));
     let events = kubectl(&["get", "events", "-n", SYSTEM, "--field-selector", &format!("involvedObject.name={name}")]);
     assert!(events.contains("Liveness probe failed"), "no Event of a failed liveness probe");
 }

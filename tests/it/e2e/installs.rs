@@ -9,7 +9,7 @@ use kube::api::ListParams;
 
 use super::cluster::{Cluster, OVERLAY, OwnNamespace, SYSTEM, install, kubectl, restarts, roll_out};
 use super::history::History;
-use super::node::{agent_memory, on_node};
+use super::node::{Memory, agent_memory, on_node};
 use super::pods::How;
 use super::{report, store};
 
@@ -20,14 +20,22 @@ async fn pod_security_admits_the_default_install_without_a_warning() {
     kubectl(&["delete", "-k", OVERLAY, "--ignore-not-found"]);
     let warnings = install("daemonset");
     assert!(!warnings.contains("PodSecurity"), "kubectl apply -k daemonset: {warnings}");
-    let level = ["get", "namespace", SYSTEM, "-o", "jsonpath={.metadata.labels.pod-security\\.kubernetes\\.io/enforce}"];
+    let level =
+        ["get", "namespace", SYSTEM, "-o", "jsonpath={.metadata.labels.pod-security\\.kubernetes\\.io/enforce}"];
     assert_eq!(kubectl(&level), "restricted");
     assert!(cluster.agents().await.iter().all(|agent| restarts(agent) == 0));
     let found = on_node(
         "pid=$(pidof jasm-agent); grep -E '^(Uid|Gid|NoNewPrivs|Seccomp|CapEff):' /proc/$pid/status; grep ' / / ' /proc/$pid/mountinfo",
     );
-    let lines: BTreeSet<String> = found.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
-    for wanted in ["Uid: 65532 65532 65532 65532", "Gid: 65532 65532 65532 65532", "NoNewPrivs: 1", "Seccomp: 2", "CapEff: 0000000000000000"] {
+    let lines: BTreeSet<String> =
+        found.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    for wanted in [
+        "Uid: 65532 65532 65532 65532",
+        "Gid: 65532 65532 65532 65532",
+        "NoNewPrivs: 1",
+        "Seccomp: 2",
+        "CapEff: 0000000000000000",
+    ] {
         assert!(lines.contains(wanted), "the agent's process lacks {wanted:?}: {lines:?}");
     }
     // mountinfo: id, parent, device, root, mount point, options
@@ -43,17 +51,18 @@ async fn the_agent_is_small() {
     kubectl(&["rollout", "restart", "-n", SYSTEM, "daemonset/jasm-agent"]);
     roll_out();
     let mb = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
-    let (idle, _) = agent_memory();
-    report(&format!("memory of the agent's cgroup, idle: {} (goal 15 MB)", mb(idle)));
+    let say = |when: &str, memory: &Memory| {
+        let [cgroup, peak, resident] = [memory.cgroup, memory.peak, memory.resident].map(mb);
+        report(&format!("memory of the agent's cgroup {when}: {cgroup}, at most {peak}; of the process: {resident}"));
+    };
+    say("idle (goal 15 MB)", &agent_memory());
     burst(&namespace, 100, "value").await;
-    let (after, peak) = agent_memory();
-    report(&format!("the same after 100 syncs: {}, at most {} (goal 32 MB)", mb(after), mb(peak)));
+    say("after 100 syncs (goal 32 MB)", &agent_memory());
     namespace.clear().await;
 
     let large = "x".repeat(1024 * 1024 - 100);
     burst(&namespace, 100, &large).await;
-    let (_, peak) = agent_memory();
-    report(&format!("after 100 pods x 1 MiB at once, limit 64Mi: at most {}", mb(peak)));
+    say("after 100 pods x 1 MiB at once, limit 64Mi", &agent_memory());
     assert_eq!(restarts(&cluster.agent().await), 0, "the agent was killed");
 }
 
@@ -69,7 +78,8 @@ async fn burst(namespace: &OwnNamespace, count: usize, value: &str) {
     let history = History::of(namespace);
     join_all(names.iter().zip(&paths).map(|(name, path)| namespace.pod(name, How::Volume, name, Some(path)))).await;
     history.running(count).await;
-    let secrets = namespace.api::<Secret>().list_metadata(&ListParams::default()).await.expect("a list of Secrets").items;
+    let secrets =
+        namespace.api::<Secret>().list_metadata(&ListParams::default()).await.expect("a list of Secrets").items;
     let there: BTreeSet<String> = secrets.iter().map(|secret| secret.name_any()).collect();
     assert!(names.iter().all(|name| there.contains(name)), "a Secret is missing");
 }

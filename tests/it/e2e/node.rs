@@ -25,13 +25,25 @@ root=/proc/1/root/sys/fs/cgroup
 cgroup=$(dirname $(find $root -name cgroup.procs -exec grep -lx "$pid" {} + | head -n 1))
 "#;
 
-/// Bytes that the agent's container uses now, and at most, as its memory limit counts them.
-pub(super) fn agent_memory() -> (u64, u64) {
+/// What the agent takes, in bytes.
+pub(super) struct Memory {
+    /// Of its container now, as the limit counts it. Pages of the program's file may count elsewhere.
+    pub(super) cgroup: u64,
+    /// The most that it was.
+    pub(super) peak: u64,
+    /// Of the process now, with the pages of its file.
+    pub(super) resident: u64,
+}
+
+/// Reads it.
+pub(super) fn agent_memory() -> Memory {
     let script = r#"
+grep VmRSS /proc/$pid/status | tr -dc '0-9\n'
 cd $cgroup
 if [ -e memory.current ]; then cat memory.current memory.peak; else cat memory.usage_in_bytes memory.max_usage_in_bytes; fi
 "#;
     let text = on_node(&format!("{AGENT_CGROUP}{script}"));
-    let mut numbers = text.lines().map(|line| line.parse().expect("a number of bytes"));
-    (numbers.next().expect("usage"), numbers.next().expect("peak"))
+    let mut numbers = text.lines().map(|line| line.parse::<u64>().expect("a number"));
+    let mut next = || numbers.next().expect("three numbers");
+    Memory { resident: next() * 1024, cgroup: next(), peak: next() }
 }

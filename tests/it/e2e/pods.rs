@@ -48,6 +48,7 @@ impl OwnNamespace {
     /// Creates a pod that asks for `path` (or for nothing), and takes the Secret `secret`.
     pub(super) async fn pod(&self, name: &str, how: How, secret: &str, path: Option<&str>) {
         let annotations = path.map_or(json!({}), |path| asks(path, secret));
-        self.create::<Pod>(json!({"metadata": {"name": name, "annotations": annotations}, "spec": spec(how, secret)})).await;
+        self.create::<Pod>(json!({"metadata": {"name": name, "annotations": annotations}, "spec": spec(how, secret)}))
+            .await;
     }
 }

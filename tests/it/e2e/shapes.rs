@@ -29,7 +29,9 @@ async fn an_init_container_has_the_secret() {
     init["name"] = json!("init");
     init["command"] = json!(["sh", "-c", r#"[ "$V" = value ]"#]);
     spec["initContainers"] = json!([init]);
-    namespace.create::<Pod>(json!({"metadata": {"name": "pod", "annotations": asks(&path, secret)}, "spec": spec})).await;
+    namespace
+        .create::<Pod>(json!({"metadata": {"name": "pod", "annotations": asks(&path, secret)}, "spec": spec}))
+        .await;
     // The main container starts only after the first has ended well.
     assert!(namespace.printed("pod").await.lines.contains(&"env=value".to_owned()));
 }
@@ -43,7 +45,9 @@ async fn two_containers_have_the_same_secret() {
     second["name"] = json!("second");
     second["command"] = json!(["sh", "-c", r#"[ "$(cat /secret/V)" = value ] && exec sleep infinity"#]);
     spec["containers"].as_array_mut().expect("a list").push(second);
-    namespace.create::<Pod>(json!({"metadata": {"name": "pod", "annotations": asks(&path, secret)}, "spec": spec})).await;
+    namespace
+        .create::<Pod>(json!({"metadata": {"name": "pod", "annotations": asks(&path, secret)}, "spec": spec}))
+        .await;
     kubectl(&["wait", "-n", namespace.name(), "--for=condition=Ready", "--timeout=60s", "pod/pod"]);
 }
 
@@ -53,7 +57,9 @@ async fn a_sub_path_of_the_volume_has_the_value() {
     let (namespace, path, secret) = one_source().await;
     let mut spec = spec(How::Volume, secret);
     spec["containers"][0]["volumeMounts"] = json!([{"name": "secret", "mountPath": "/secret/V", "subPath": "V"}]);
-    namespace.create::<Pod>(json!({"metadata": {"name": "pod", "annotations": asks(&path, secret)}, "spec": spec})).await;
+    namespace
+        .create::<Pod>(json!({"metadata": {"name": "pod", "annotations": asks(&path, secret)}, "spec": spec}))
+        .await;
     assert!(namespace.printed("pod").await.lines.contains(&"volume=value".to_owned()));
 }
 
@@ -70,7 +76,9 @@ async fn an_optional_secret_never_holds_a_pod_up() {
     for (name, path) in names.iter().zip(&paths) {
         let mut spec = spec(How::Env, name);
         spec["containers"][0]["envFrom"][0]["secretRef"]["optional"] = json!(true);
-        namespace.create::<Pod>(json!({"metadata": {"name": name, "annotations": asks(path, name)}, "spec": spec})).await;
+        namespace
+            .create::<Pod>(json!({"metadata": {"name": name, "annotations": asks(path, name)}, "spec": spec}))
+            .await;
     }
     history.running(PODS).await;
     let mut with = 0;

@@ -20,7 +20,9 @@ const PODS: usize = 10;
 #[ignore = "needs a node: make e2e"]
 async fn deployments_start_with_values_that_nobody_made_before() {
     let namespace = Cluster::installed().await.namespace().await;
-    for (name, how, replicas, line) in [("env", How::Env, 3, "env=from-env"), ("volume", How::Volume, 1, "volume=from-volume")] {
+    for (name, how, replicas, line) in
+        [("env", How::Env, 3, "env=from-env"), ("volume", How::Volume, 1, "volume=from-volume")]
+    {
         let path = namespace.path(name);
         store::put([(&path, format!("from-{name}"))]);
         namespace
@@ -95,8 +97,10 @@ async fn thirty_pods_at_once_never_wait_for_a_secret() {
     let paths: Vec<String> = names.iter().map(|name| namespace.path(name)).collect();
     store::put(paths.iter().zip(&names).map(|(path, name)| (path, format!("value-of-{name}"))));
     let history = History::of(&namespace);
-    futures::future::join_all(names.iter().zip(&paths).map(|(name, path)| namespace.pod(name, How::Env, name, Some(path))))
-        .await;
+    futures::future::join_all(
+        names.iter().zip(&paths).map(|(name, path)| namespace.pod(name, How::Env, name, Some(path))),
+    )
+    .await;
     let all = history.running(PODS).await;
     let mut times = Vec::new();
     for name in &names {

@@ -68,7 +68,8 @@ async fn the_page_does_what_it_says() {
     Cluster::prepared().await;
     kubectl(&["delete", "-k", OVERLAY, "--ignore-not-found"]);
     kubectl(&["delete", "namespace", "emulator", "team-a", "--ignore-not-found"]);
-    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/try-it.md")).expect("the page is there");
+    let page =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/try-it.md")).expect("the page is there");
     let mut functions = String::new();
     for step in steps(&page) {
         if step.command.contains("() {") {

@@ -165,7 +165,7 @@ fn parse_env(text: &str) -> BTreeMap<String, String> {
 
 /// A client that never repeats a request by itself (a test sees each answer) and loses no time on fresh connections
 /// (kube's own connector leaves TCP_NODELAY off, which costs 40 ms on each).
-async fn client(kubeconfig: &Path) -> Result<kube::Client, Box<dyn std::error::Error>> {
+pub(crate) async fn client(kubeconfig: &Path) -> Result<kube::Client, Box<dyn std::error::Error>> {
     // Fails when it is installed already, which is all that is wanted.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let file = Kubeconfig::read_from(kubeconfig)?;
