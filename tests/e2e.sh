@@ -33,11 +33,22 @@ mapfile -t images < <(tests/node/images.py "$moto" "$toxiproxy")
 
 # The node ends when this script does, however it does: it reads the other end of a pipe that nobody else holds.
 coproc node { exec tests/node/up.sh "$dir" dist/jasm-*.tar "${images[@]}" >&2; }
+held=${node[1]} up=$node_PID
 end() {
+  local status=$? left
   exec {held}>&-
   wait "$up" || true
+  left=$(leftovers)
+  [ -z "$left" ] || { say "error: left behind: $left"; status=1; }
+  exit "$status"
 }
-held=${node[1]} up=$node_PID
+# Links and rules go with the network namespace, and that with its last process.
+leftovers() {
+  grep -F " $dir" /proc/self/mountinfo || true
+  pgrep --list-full --full "$dir" || true
+  find /sys/fs/cgroup -maxdepth 2 -name "jasm-node-$up"
+  [ ! -e "$dir" ] || echo "$dir"
+}
 trap end EXIT
 trap 'exit 130' INT TERM HUP
 until [ -e "$dir/env" ]; do

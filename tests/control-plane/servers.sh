@@ -31,18 +31,21 @@ finish() {
   trap '' INT TERM HUP # the second Ctrl-C of an impatient user must not cut the cleaning short
   trap - EXIT
   set +e
-  for name in "${!pid[@]}"; do kill -TERM -- "-${pid[$name]}" "${pid[$name]}"; done 2>/dev/null
-  deadline=$((SECONDS + patience))
-  while [ "$SECONDS" -lt "$deadline" ] && any_left; do sleep 0.05; done
-  for name in "${!pid[@]}"; do kill -KILL -- "-${pid[$name]}" "${pid[$name]}"; done 2>/dev/null
-  wait 2>/dev/null
+  # In one group, so that the shell tells of none of these deaths.
+  {
+    for name in "${!pid[@]}"; do kill -TERM -- "-${pid[$name]}" "${pid[$name]}"; done
+    deadline=$((SECONDS + patience))
+    while [ "$SECONDS" -lt "$deadline" ] && any_left; do sleep 0.05; done
+    for name in "${!pid[@]}"; do kill -KILL -- "-${pid[$name]}" "${pid[$name]}"; done
+    wait
+  } 2>/dev/null
   clean
   [ "${KEEP_DIR:-}" = 1 ] || rm -rf "$dir"
   exit "$status"
 }
 any_left() {
   local name
-  for name in "${!pid[@]}"; do kill -0 -- "-${pid[$name]}" && return 0; done 2>/dev/null
+  for name in "${!pid[@]}"; do kill -0 -- "-${pid[$name]}" && return 0; done
   return 1
 }
 

@@ -50,6 +50,14 @@ make_cgroups() {
   done
 }
 
+# What a node leaves that was ended together with its up.sh, by SIGKILL: nothing else outlives its processes.
+sweep_cgroups() {
+  local found
+  for found in $(find $(cgroup_roots) -maxdepth 1 -name 'jasm-node-*' -printf '%f\n' | sort -u); do
+    kill -0 "${found#jasm-node-}" 2>/dev/null || cgroup=$found remove_cgroups
+  done
+}
+
 remove_cgroups() {
   local root tries
   # runc makes one in the unified hierarchy too, where that lies beside those of version 1.
@@ -69,6 +77,7 @@ began=$EPOCHREALTIME
 run_to_end build.sh "$here/../control-plane/build.sh" \
   etcd kubectl kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubelet coredns
 assets=$path
+sweep_cgroups
 make_cgroups
 start node unshare --net --mount --pid --uts --ipc --fork --kill-child --mount-proc \
   "$here/inside.sh" "$dir" "$assets" "$cgroup" "$@"
