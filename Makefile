@@ -12,7 +12,7 @@ DENY_VERSION := 0.20.2
 DENY := $(CACHE)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: rust control-plane ## the main job on a real API server: an annotated pod in, a Secret out (KEEP=1: stay up)
 	@echo 'Building the agent (the first time: about 3 minutes) ...'
@@ -23,7 +23,7 @@ test: rust control-plane ## all tests, on a real API server with the shipped rig
 	@echo 'Building the agent and its tests (the first time: about 5 minutes) ...'
 	cargo test --locked
 
-e2e: rust control-plane ## the install on a real node: one of its own (root, Debian or Ubuntu), or the cluster of KUBECONFIG
+e2e: rust ## the install on a real node: one of its own (root, Debian or Ubuntu), or the cluster of KUBECONFIG
 	@tests/e2e.sh
 
 check: rust $(DENY) ## format, lints, licences and bans; no network but the crate registry

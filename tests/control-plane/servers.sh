@@ -19,35 +19,34 @@ state_folder() { # DIR
     die "$dir holds a character that a shell would have to quote in DIR/env: name another folder"
 }
 
-# Each server gets its end with SIGTERM, and after these seconds with SIGKILL.
-patience=3
-# What else has to be cleaned; a script may define its own.
-clean() { :; }
-
 # ---- the end ----
 
 finish() {
-  local status=$? name deadline
+  local status=$?
   trap '' INT TERM HUP # the second Ctrl-C of an impatient user must not cut the cleaning short
   trap - EXIT
   set +e
-  # In one group, so that the shell tells of none of these deaths.
-  {
-    for name in "${!pid[@]}"; do kill -TERM -- "-${pid[$name]}" "${pid[$name]}"; done
-    deadline=$((SECONDS + patience))
-    while [ "$SECONDS" -lt "$deadline" ] && any_left; do sleep 0.05; done
-    for name in "${!pid[@]}"; do kill -KILL -- "-${pid[$name]}" "${pid[$name]}"; done
-    wait
-  } 2>/dev/null
+  # Redirected as a whole, so that the shell tells of none of these deaths.
+  end_servers 2>/dev/null
   clean
   [ "${KEEP_DIR:-}" = 1 ] || rm -rf "$dir"
   exit "$status"
+}
+# Each server gets its end with SIGTERM, and after three seconds with SIGKILL; a script may define its own.
+end_servers() {
+  local name deadline=$((SECONDS + 3))
+  for name in "${!pid[@]}"; do kill -TERM -- "-${pid[$name]}" "${pid[$name]}"; done
+  while [ "$SECONDS" -lt "$deadline" ] && any_left; do sleep 0.05; done
+  for name in "${!pid[@]}"; do kill -KILL -- "-${pid[$name]}" "${pid[$name]}"; done
+  wait
 }
 any_left() {
   local name
   for name in "${!pid[@]}"; do kill -0 -- "-${pid[$name]}" && return 0; done
   return 1
 }
+# What else has to be cleaned.
+clean() { :; }
 
 # From here on, whatever ends the script ends all it started.
 watch_for_the_end() {
@@ -93,7 +92,7 @@ await() { # NAME SECONDS
   local name=$1 deadline=$((SECONDS + $2))
   until "ready_$name"; do
     if ! kill -0 "${pid[$name]}" 2>/dev/null; then
-      if [ -z "${relaunched[$name]:-}" ] && grep -qiE 'address already in use|port [0-9]+ is in use' "$dir/$name.log"; then
+      if [ -z "${relaunched[$name]:-}" ] && declare -F "launch_$name" >/dev/null && grep -qiE 'address already in use|port [0-9]+ is in use' "$dir/$name.log"; then
         relaunched[$name]=yes
         say "$name: its port was taken by another program meanwhile, trying another one"
         "launch_$name"

@@ -99,14 +99,17 @@ def write(archive, name, entrypoint, layer):
     for path, blob in files.items():
         whole.folders("/" + path)
         whole.entry(path, tarfile.REGTYPE, blob, 0o644)
-    new = archive.with_suffix(".new")
+    new = archive.with_suffix(f".{os.getpid()}.new")
     new.write_bytes(whole.content())
     new.rename(archive)
 
 
 def busybox(layer, applets=True):
-    program = shutil.which("busybox") or sys.exit("images: error: busybox is not installed (Debian, Ubuntu: busybox-static)")
+    program = shutil.which("busybox")
     layer.file("/bin/busybox", program)
+    # None, where it is the static one.
+    for library in libraries_of([program]):
+        layer.file(library, library)
     for applet in subprocess.check_output([program, "--list"], text=True).split() if applets else []:
         if applet != "busybox":
             layer.link(f"/bin/{applet}", "/bin/busybox")
@@ -118,7 +121,7 @@ def libraries_of(paths):
     for path in paths:
         lines = subprocess.run(["ldd", path], capture_output=True, text=True).stdout.split()
         found |= {word for word in lines if word.startswith("/") and pathlib.Path(word).exists()}
-    return found
+    return sorted(found)
 
 
 def moto(layer, server):
@@ -135,7 +138,7 @@ def moto(layer, server):
     modules = [path for root in (standard, venv) for path in root.rglob("*.so")]
     for library in libraries_of([python, *modules]):
         layer.file(library, library)
-    layer.file("/bin/busybox", shutil.which("busybox"))
+    busybox(layer, applets=False)
     layer.link("/bin/sh", "/bin/busybox")
     # Python finds its environment by the name that it was started with.
     layer.script("/usr/local/bin/python", f'#!/bin/sh\nexec {venv}/bin/python "$@"\n')
@@ -146,6 +149,10 @@ def moto(layer, server):
 def main():
     moto_server, toxiproxy = sys.argv[1:]
     CACHE.mkdir(parents=True, exist_ok=True)
+    # Made anew when any of what they are made from is another one.
+    sources = [__file__, shutil.which("busybox") or sys.exit("images: error: install busybox-static"), toxiproxy]
+    made_from = hashlib.sha256(b"".join(pathlib.Path(source).read_bytes() for source in sources) + moto_server.encode())
+    made_from = made_from.hexdigest()[:12]
     images = [
         ("registry.k8s.io/pause:3.10", ["/bin/busybox", "sleep", "infinity"], lambda layer: busybox(layer, applets=False)),
         ("docker.io/library/busybox:1.37", ["/bin/sh"], busybox),
@@ -153,8 +160,11 @@ def main():
         ("ghcr.io/shopify/toxiproxy:2.5.0", ["/toxiproxy", "-host=0.0.0.0"], lambda layer: layer.file("/toxiproxy", toxiproxy)),
     ]
     for name, entrypoint, fill in images:
-        archive = CACHE / (name.replace("/", "_").replace(":", "_") + ".tar")
+        label = name.replace("/", "_").replace(":", "_")
+        archive = CACHE / f"{label}-{made_from}.tar"
         if not archive.exists():
+            for old in CACHE.glob(f"{label}-*.tar"):
+                old.unlink(missing_ok=True)
             layer = Layer()
             fill(layer)
             write(archive, name, entrypoint, layer)

@@ -5,5 +5,6 @@ set -euo pipefail
 [ $# -ge 2 ] && [ -r "$1/env" ] || { echo "usage: in.sh DIR COMMAND...   (DIR: where up.sh is ready)" >&2; exit 1; }
 . "$1/env"
 shift
-exec nsenter --target "$NODE_PID" --net --mount --pid --uts --ipc --wdns="$PWD" \
-  env KUBECONFIG="$KUBECONFIG" PATH="$ASSETS:$PATH" CONTAINERD_NAMESPACE=k8s.io "$@"
+unset {http,https,all,no}_proxy {HTTP,HTTPS,ALL,NO}_PROXY
+exec nsenter --target "$NODE_PID" --net --mount --pid --uts --ipc env --chdir="$PWD" KUBECONFIG="$KUBECONFIG" \
+  KUBECACHEDIR="${KUBECONFIG%/*}/kubectl" PATH="$ASSETS:$PATH" CONTAINERD_NAMESPACE=k8s.io "$@"

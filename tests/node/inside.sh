@@ -9,7 +9,9 @@ dir=$1 assets=$2 cgroup=$3
 shift 3
 # As on any node: containerd makes the folders of images with it, which other users than root have to see.
 umask 022
-export PATH=$assets:/usr/sbin:/sbin:$PATH
+export PATH=$assets:/usr/sbin:/sbin:$PATH KUBECACHEDIR=$dir/kubectl
+# Nothing in here is behind a proxy of the machine's.
+unset {http,https,all,no}_proxy {HTTP,HTTPS,ALL,NO}_PROXY
 
 node=node-1 node_ip=10.88.0.1 pods=10.88.0.0/16 services=10.96.0.0/16 dns_ip=10.96.0.10
 api_server=https://$node_ip:6443 etcd_url=http://127.0.0.1:2379
@@ -23,6 +25,12 @@ own_mounts() {
   mkdir -p /run/{containerd,lock,log/journal,netns,systemd/journal,systemd/journald.conf.d}
   mkdir -p "$dir"/{cni,containerd,kubelet,sys,var-log,volume-plugins}
   mount --bind "$dir/var-log" /var/log
+  # The kubelet and the network plugins also write where no setting reaches, and would find what a real node has there.
+  mkdir -p "$dir"/var-lib/{upper,work}
+  mount -t overlay overlay -o "lowerdir=/var/lib,upperdir=$dir/var-lib/upper,workdir=$dir/var-lib/work" /var/lib
+  mkdir -p /var/lib/cni /var/lib/kubelet
+  mount -t tmpfs tmpfs /var/lib/cni
+  mount -t tmpfs tmpfs /var/lib/kubelet
   # /sys of the new network namespace, with the machine's cgroups.
   mkdir /run/cgroup
   mount --rbind /sys/fs/cgroup /run/cgroup
@@ -138,7 +146,7 @@ DNS
 [Journal]
 Storage=volatile
 ReadKMsg=no
-Audit=no
+Audit=
 ForwardToSyslog=no
 RateLimitIntervalSec=0
 RuntimeMaxUse=64M
@@ -195,7 +203,8 @@ launch_controllers() {
   # With the default rate a namespace gets its service account only after seconds.
   start kube-controller-manager kube-controller-manager --kubeconfig="$dir/kube-controller-manager.kubeconfig" \
     --leader-elect=false --use-service-account-credentials --root-ca-file="$ca_file" --cert-dir="$dir/certs" \
-    --service-account-private-key-file="$dir/service-account.key" --kube-api-qps=500 --kube-api-burst=1000
+    --service-account-private-key-file="$dir/service-account.key" --kube-api-qps=500 --kube-api-burst=1000 \
+    --flex-volume-plugin-dir="$dir/volume-plugins"
   start kube-scheduler kube-scheduler --kubeconfig="$dir/kube-scheduler.kubeconfig" --leader-elect=false --cert-dir="$dir/certs"
   start kube-proxy kube-proxy --config="$dir/kube-proxy.yaml"
 }
@@ -215,7 +224,7 @@ ready_coredns() { grep -q "CoreDNS-" "$dir/coredns.log"; }
 
 # CoreDNS runs beside the kubelet, and pods find it where they do in any cluster.
 publish_dns() {
-  as_admin apply -f - >/dev/null <<YAML
+  kubectl --kubeconfig "$dir/kubeconfig" apply -f - >/dev/null <<YAML
 apiVersion: v1
 kind: Service
 metadata: {name: kube-dns, namespace: kube-system}

@@ -22,26 +22,37 @@ state_folder "$1"
 shift
 # One for each cluster, so that two can run at a time.
 cgroup=jasm-node-$$
-# The end of a node is a power cut: the kernel ends what is in its namespaces.
-patience=0
-clean() { remove_cgroups; }
+handed_down='' taken_back=''
+# The end of a node is a power cut: its first process is killed, and the kernel ends what is in its namespaces. What
+# waits for that process then knows that all are gone.
+end_servers() {
+  local first
+  [ -z "${pid[node]:-}" ] || first=$(pgrep --parent "${pid[node]}")
+  [ -z "${first:-}" ] || kill -KILL $first
+  for name in "${!pid[@]}"; do [ "$name" = node ] || kill -KILL -- "-${pid[$name]}"; done
+  wait
+}
+clean() { remove_cgroups; take_back; }
 watch_for_the_end
 
-cgroup_roots() { # the hierarchies: one (version 2) or several (version 1)
+# The hierarchies: the one of version 2, or all of version 1 (the kubelet wants its cgroup in each that there is).
+cgroup_roots() {
+  local folder
   if [ -e /sys/fs/cgroup/cgroup.controllers ]; then echo /sys/fs/cgroup; return; fi
-  local controller
-  for controller in cpu cpuacct cpuset memory devices freezer blkio pids systemd; do
-    [ ! -d "/sys/fs/cgroup/$controller" ] || realpath "/sys/fs/cgroup/$controller"
+  for folder in /sys/fs/cgroup/*/; do
+    [ ! -e "$folder/cgroup.procs" ] || [ -e "$folder/cgroup.controllers" ] || realpath "$folder"
   done | sort -u
 }
 
 make_cgroups() {
   local root name
   for root in $(cgroup_roots); do
-    mkdir "$root/$cgroup" || die "cannot make a cgroup in $root: it has to be writable"
+    mkdir "$root/$cgroup" || die "cannot make $root/$cgroup: its folder has to be writable, and no other node's"
     if [ -e "$root/cgroup.controllers" ]; then
-      echo '+cpu +cpuset +memory +pids +io' | tee "$root/cgroup.subtree_control" "$root/$cgroup/cgroup.subtree_control" >/dev/null ||
-        die "cannot hand controllers down from $root (cgroup version 2): run it outside of containers"
+      handed_down=$(grep -owE 'cpu|cpuset|memory|hugetlb|pids|io' "$root/cgroup.controllers" | sed 's/^/+/' | tr '\n' ' ')
+      taken_back=$(cat "$root/cgroup.subtree_control")
+      echo "$handed_down" >"$root/cgroup.subtree_control" && echo "$handed_down" >"$root/$cgroup/cgroup.subtree_control" ||
+        die "$root cannot hand down $handed_down (cgroup version 2): run it outside of containers"
     fi
     # A cpuset (version 1) takes no process before it has both.
     for name in cpuset.cpus cpuset.mems; do
@@ -50,7 +61,16 @@ make_cgroups() {
   done
 }
 
-# What a node leaves that was ended together with its up.sh, by SIGKILL: nothing else outlives its processes.
+# Version 2: what was not handed down before the first node is not after the last.
+take_back() {
+  local name
+  for name in ${handed_down//+/}; do
+    case " $taken_back " in *" $name "*) ;; *) echo "-$name" >/sys/fs/cgroup/cgroup.subtree_control || true ;; esac
+  done 2>/dev/null
+}
+
+# What a node leaves that was ended together with its up.sh, by SIGKILL (and its folder, which nobody can tell from one
+# in use).
 sweep_cgroups() {
   local found
   for found in $(find $(cgroup_roots) -maxdepth 1 -name 'jasm-node-*' -printf '%f\n' | sort -u); do

@@ -54,7 +54,9 @@ impl Cluster {
     pub(super) async fn namespace(&self) -> OwnNamespace {
         let namespace = OwnNamespace { name: unique("e2e"), client: self.client.clone() };
         let all: Api<Namespace> = Api::all(self.client.clone());
-        let new = object(json!({"metadata": {"name": namespace.name}}));
+        // By the label, tests/e2e.sh finds those of a test that was cut off.
+        let labels = json!({"jasm.codnod.io/e2e": "test"});
+        let new = object(json!({"metadata": {"name": namespace.name, "labels": labels}}));
         all.create(&PostParams::default(), &new).await.unwrap_or_else(|error| panic!("no namespace: {error}"));
         kubectl(&["wait", "-n", &namespace.name, "--for=create", "--timeout=30s", "serviceaccount/default"]);
         namespace
