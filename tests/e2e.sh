@@ -18,7 +18,7 @@ stop_tests() {
   trap '' INT TERM HUP # a second Ctrl-C must not cut the cleaning short
   [ -z "$running" ] || { kill "$running" && wait "$running"; } 2>/dev/null || true
 }
-trap 'exit 130' INT TERM HUP
+trap 'trap "" INT TERM HUP; exit 130' INT TERM HUP
 
 on_a_cluster() {
   command -v kubectl >/dev/null || die "kubectl is not installed"

@@ -51,7 +51,8 @@ clean() { :; }
 # From here on, whatever ends the script ends all it started.
 watch_for_the_end() {
   trap finish EXIT
-  trap 'exit 0' INT TERM HUP
+  # A second signal must not end the cleaning that the first began.
+  trap 'trap "" INT TERM HUP; exit 0' INT TERM HUP
   # A reader of our messages that died must not end us before the servers are ended. Not ignored, since children inherit that.
   trap : PIPE
 }
