@@ -279,6 +279,8 @@ mod tests {
             let throttled = matches!(error.result(), "credentials" | "throttled");
             assert_eq!(error.retry() == Retry::Throttled, throttled, "{error}");
         }
+        let busy = |code| TargetError::Busy { target: "a/b".into(), code, source: FOREIGN.into() }.retry();
+        assert_eq!((busy(429), busy(503)), (Retry::Throttled, Retry::Transient));
         for error in target_errors() {
             let conflict = error.reason() == Reason::SecretConflict;
             let fast = matches!(error.retry(), Retry::Transient | Retry::Throttled);

@@ -10,20 +10,24 @@ filter=e2e::${1:-}
 # In the background, so that a signal is acted on at once and not when the tests have ended.
 running=
 tests() {
-  cargo test --locked --quiet "$@" --test it -- --include-ignored --test-threads=1 "$filter" &
+  # A group of its own: what cargo started is ended with it.
+  setsid cargo test --locked --quiet "$@" --test it -- --include-ignored --test-threads=1 "$filter" &
   running=$!
   wait "$running"
 }
 stop_tests() {
   trap '' INT TERM HUP # a second Ctrl-C must not cut the cleaning short
-  [ -z "$running" ] || { kill "$running" && wait "$running"; } 2>/dev/null || true
+  [ -z "$running" ] || { kill -- "-$running"; wait "$running"; } 2>/dev/null || true
 }
+# Without it the tests refuse: they replace what is installed.
+export JASM_E2E=1
 trap 'trap "" INT TERM HUP; exit 130' INT TERM HUP
 
 on_a_cluster() {
   command -v kubectl >/dev/null || die "kubectl is not installed"
   local there
   there=$(kubectl get namespaces jasm-system jasm-e2e emulator team-a --ignore-not-found --output name | tr '\n' ' ')
+  there+=$(kubectl get clusterrole jasm-agent --ignore-not-found --output name)
   [ -z "$there" ] || die "the cluster has $there: the tests make and remove these, so name a cluster without them"
   say "on the cluster of $KUBECONFIG; its nodes need the image that make image built (kind load image-archive, minikube image load)"
   trap clean_cluster EXIT

@@ -221,6 +221,7 @@ impl TargetError {
             }
             Self::Quota { .. } => Retry::Absent,
             Self::Rbac { .. } | Self::Unauthenticated => Retry::Rights,
+            Self::Busy { code: 429, .. } => Retry::Throttled,
             Self::WebhookDown { .. } | Self::Busy { .. } | Self::Unreachable { .. } | Self::LostRace { .. } => {
                 Retry::Transient
             }

@@ -261,3 +261,22 @@ async fn an_install_in_another_namespace_works() {
 fn object<K: serde::de::DeserializeOwned>(json: Value) -> K {
     serde_json::from_value(json).expect("an object of the API")
 }
+
+/// What users are told to take. Nothing is stored; what needs the Prometheus operator's types is rendered alone.
+#[tokio::test]
+async fn every_overlay_and_component_is_admitted() {
+    let surroundings = Surroundings::get().await;
+    for overlay in
+        ["daemonset", "daemonset/example", "daemonset/overlays/journald", "docs/try-it", "tests/layers/admitted"]
+    {
+        let said = surroundings
+            .kubectl(&["apply", "--dry-run=server", "-k", overlay])
+            .unwrap_or_else(|error| panic!("{error}"));
+        assert!(said.contains("daemonset.apps/jasm-agent created"), "{overlay}: {said}");
+    }
+    let rendered =
+        surroundings.kubectl(&["kustomize", "tests/layers/rendered"]).unwrap_or_else(|error| panic!("{error}"));
+    for kind in ["PodMonitor", "PrometheusRule", "NetworkPolicy", "DaemonSet"] {
+        assert!(rendered.contains(&format!("kind: {kind}\n")), "{kind} is not rendered");
+    }
+}

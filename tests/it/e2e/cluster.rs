@@ -20,6 +20,9 @@ pub(super) const SYSTEM: &str = "jasm-system";
 /// The overlay that most tests install.
 pub(super) const OVERLAY: &str = "tests/e2e/install";
 
+/// The node that the tests look at, once all is prepared.
+static PREPARED: OnceLock<String> = OnceLock::new();
+
 /// The cluster, with the agent ready.
 pub(super) struct Cluster {
     pub(super) client: Client,
@@ -41,7 +44,6 @@ impl Cluster {
 
     /// The same, whatever is installed or not.
     pub(super) async fn prepared() -> Self {
-        static PREPARED: OnceLock<()> = OnceLock::new();
         PREPARED.get_or_init(prepare);
         let kubeconfig = std::env::var_os("KUBECONFIG").expect("KUBECONFIG names a cluster: make e2e sets it");
         let client = client(Path::new(&kubeconfig)).await;
@@ -66,7 +68,8 @@ impl Cluster {
     pub(super) async fn agent(&self) -> Pod {
         try_within(PATIENCE, "a ready agent", async || {
             let agents = self.agents().await;
-            let ready = agents.into_iter().find(is_ready);
+            let here = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()) == PREPARED.get();
+            let ready = agents.into_iter().find(|pod| here(pod) && is_ready(pod));
             ready.ok_or_else(|| "none".to_owned())
         })
         .await
@@ -108,8 +111,10 @@ pub(super) fn roll_out() {
     kubectl(&["rollout", "status", "-n", SYSTEM, "daemonset/jasm-agent", "--timeout=120s"]);
 }
 
-/// What every test needs, once in a run.
-fn prepare() {
+/// What every test needs, once in a run; the name of the node.
+fn prepare() -> String {
+    let allowed = std::env::var_os("JASM_E2E").is_some();
+    assert!(allowed, "these tests replace what is installed on the cluster of KUBECONFIG: run them by make e2e");
     // Both: the node that the tests look at, and where their pods go.
     let nodes = kubectl(&["get", "nodes", "-o", "name"]);
     let node = nodes.lines().next_back().expect("a cluster has a node").trim_start_matches("node/").to_owned();
@@ -118,6 +123,7 @@ fn prepare() {
     kubectl(&["rollout", "status", "-n", "emulator", "deployment/aws", "--timeout=300s"]);
     kubectl(&["rollout", "status", "-n", "jasm-e2e", "deployment/store", "--timeout=300s"]);
     kubectl(&["wait", "-n", "jasm-e2e", "--for=condition=Ready", "--timeout=120s", "pod/node"]);
+    node
 }
 
 /// kubectl in the project's folder; its stdout.

@@ -4,12 +4,14 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
+use kube::api::{Patch, PatchParams};
+use serde_json::json;
 use tokio::time::sleep;
 
 use super::cluster::{Cluster, OVERLAY, OwnNamespace, SYSTEM, install, kubectl, restarts, roll_out};
 use super::history::History;
 use super::node::{AGENT_CGROUP, on_node, signal_agent, try_on_node};
-use super::pods::How;
+use super::pods::{How, asks};
 use super::{PATIENCE, report, seconds, store};
 use crate::support::wait::try_within;
 
@@ -75,15 +77,16 @@ async fn an_agent_without_memory_is_back_and_serves_what_came_meanwhile() {
     // A file in memory counts for the cgroup that writes it, and cannot be taken back from it: the limit is full, and
     // the kernel ends the largest program in there.
     let fill = "echo $$ > $cgroup/cgroup.procs; dd if=/dev/zero of=/dev/shm/fill bs=64k count=1024";
-    let _ = try_on_node(&format!("{AGENT_CGROUP}{fill}"));
-    let full = Instant::now();
-    on_node("rm -f /dev/shm/fill");
     let names: Vec<String> = (0..10).map(|number| format!("pod-{number}")).collect();
     let paths: Vec<String> = names.iter().map(|name| namespace.path(name)).collect();
-    store::put(paths.iter().map(|path| (path, "x".repeat(50_000))));
+    store::put(paths.iter().map(|path| (path, "value".to_owned())));
+    let full = Instant::now();
+    // Ends with an error: its shell is in the cgroup.
+    let _ = try_on_node(&format!("{AGENT_CGROUP}{fill}"));
     for (name, path) in names.iter().zip(&paths) {
         namespace.pod(name, How::Volume, name, Some(path)).await;
     }
+    on_node("rm -f /dev/shm/fill");
     let agent = restarted(&cluster, 0, BACK_WITHIN).await.unwrap_or_else(|message| panic!("{message}"));
     let last = agent.status.and_then(|status| status.container_statuses?.first()?.last_state.clone()?.terminated);
     assert_eq!(last.and_then(|ended| ended.reason).as_deref(), Some("OOMKilled"), "why the agent ended");
@@ -134,9 +137,12 @@ async fn a_rolling_update_makes_no_pod_wait() {
     let without = stream(&namespace, &history, "quiet").await;
     kubectl(&["rollout", "restart", "-n", SYSTEM, "daemonset/jasm-agent"]);
     let during = stream(&namespace, &history, "update").await;
+    let after: Vec<String> = cluster.agents().await.iter().map(Pod::name_any).collect();
+    assert!(!after.contains(&before), "the agent was not replaced while the pods came");
     roll_out();
-    assert_ne!(cluster.agent().await.name_any(), before, "the agent was not replaced");
-    assert_eq!(history.misses(), Vec::<String>::new(), "pods that looked for a Secret that was not there");
+    let misses = history.misses(&namespace).await;
+    assert!(misses.is_empty(), "the kubelet looked for Secrets that were not there: {misses:?}");
+    assert!(during < without + Duration::from_secs(2), "a pod waited {during:?}, {without:?} without an update");
     report(&format!(
         "bind to container start of {STREAM} pods, one each 0.4 s: longest {}; during a rolling update {}",
         seconds(without),
@@ -179,17 +185,78 @@ async fn logs_reach_the_journal_and_a_stuck_journal_holds_nothing_up() {
         let records = records.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
         let fits = |record: &serde_json::Value| wanted.iter().all(|(field, value)| record[*field] == **value);
         let found = records.clone().find(fits).ok_or_else(|| format!("{} other records", records.count()))?;
-        found["NODE"].as_str().map(drop).ok_or_else(|| "the record without NODE".to_owned())
+        let node = on_node("hostname");
+        if found["NODE"] == *node.trim() { Ok(()) } else { Err(format!("NODE={}, not {node}", found["NODE"])) }
     })
     .await
     .unwrap_or_else(|message| panic!("{message}"));
 
-    on_node("kill -STOP $(pidof systemd-journald)");
+    // More lines than the socket holds: one that waited for journald would be stuck in the middle.
+    let queue: usize = on_node("cat /proc/sys/net/unix/max_dgram_qlen").trim().parse().expect("a number");
+    let agent = cluster.agent().await.name_any();
+    let log = || kubectl(&["logs", "-n", SYSTEM, &agent]);
+    let stuck = StoppedJournal::stop();
+    // Each edit of an annotation is a refusal, and that a line.
+    let refused = || log().matches(r#""reason":"PolicyDenied""#).count();
+    namespace.pod("refused", How::Env, "refused", Some("/elsewhere")).await;
+    let mut edits = 0;
+    while refused() < queue + 10 {
+        assert!(edits < 10 * (queue + 10), "{edits} edits made {} lines: the agent is stuck", refused());
+        for _ in 0..20 {
+            edits += 1;
+            let edit = json!({"metadata": {"annotations": asks(&format!("/elsewhere/{edits}"), "refused")}});
+            let patched = namespace.api::<Pod>().patch("refused", &PatchParams::default(), &Patch::Merge(edit)).await;
+            patched.expect("an edited pod");
+        }
+    }
     let took = served(&namespace, &history, "unlogged").await;
-    let log = kubectl(&["logs", "-n", SYSTEM, "daemonset/jasm-agent"]);
-    on_node("kill -CONT $(pidof systemd-journald)");
-    assert!(log.contains(r#""pod":"unlogged""#), "stderr lacks what the journal did not take");
-    report(&format!("journald stopped: a pod is served and runs {} after its creation", seconds(took)));
+    assert!(log().contains(r#""pod":"unlogged""#), "stderr lacks what the journal did not take");
+    drop(stuck);
+    report(&format!(
+        "journald stopped, more than {} lines logged: a pod is served and runs {} after its creation",
+        queue + 10,
+        seconds(took)
+    ));
+    namespace.clear().await;
+
+    on_node(&format!("mv {SOCKET} {SOCKET}.away"));
+    let missing = RestoredSocket;
+    served(&namespace, &history, "without").await;
+    try_within(PATIENCE, "the agent to say that there is no journal", async || {
+        let said = log().contains("log lines do not reach the journal");
+        if said { Ok(()) } else { Err("nothing of it on stderr".to_owned()) }
+    })
+    .await
+    .unwrap_or_else(|message| panic!("{message}"));
+    drop(missing);
     kubectl(&["delete", "-k", "tests/e2e/journald"]);
     install(OVERLAY);
+}
+
+/// journald's socket, as the node's root sees it.
+const SOCKET: &str = "/proc/1/root/run/systemd/journal/socket";
+
+/// journald does not read while this lives.
+struct StoppedJournal;
+
+impl StoppedJournal {
+    fn stop() -> Self {
+        on_node("kill -STOP $(pidof systemd-journald)");
+        Self
+    }
+}
+
+impl Drop for StoppedJournal {
+    fn drop(&mut self) {
+        let _ = try_on_node("kill -CONT $(pidof systemd-journald)");
+    }
+}
+
+/// The socket that was moved away is back when this is gone.
+struct RestoredSocket;
+
+impl Drop for RestoredSocket {
+    fn drop(&mut self) {
+        let _ = try_on_node(&format!("mv {SOCKET}.away {SOCKET}"));
+    }
 }

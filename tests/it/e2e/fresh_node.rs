@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use super::cluster::{Cluster, OVERLAY, SYSTEM, install, kubectl};
-use super::history::History;
+use super::history::{History, since};
 use super::pods::How;
 use super::{PATIENCE, median, report, seconds, store};
 use crate::support::wait::try_within;
@@ -25,9 +25,8 @@ async fn pods_that_were_there_before_the_agents_image_are_served() {
         let how = if number % 2 == 0 { How::Env } else { How::Volume };
         namespace.pod(name, how, name, Some(path)).await;
     }
-    let stuck = |pod: &super::history::Seen| pod.bound.is_some() && !pod.reasons.is_empty();
     try_within(PATIENCE, "all pods to wait for their Secrets", async || {
-        let waiting = history.all().values().filter(|pod| stuck(pod)).count();
+        let waiting = history.misses(&namespace).await.len();
         if waiting == PODS { Ok(()) } else { Err(format!("{waiting} of {PODS}")) }
     })
     .await
@@ -38,7 +37,7 @@ async fn pods_that_were_there_before_the_agents_image_are_served() {
     history.running(PODS).await;
     let (mut env, mut volume) = (Vec::new(), Vec::new());
     for (number, name) in names.iter().enumerate() {
-        let waited = namespace.printed(name).await.first.duration_since(ready).unwrap_or_default();
+        let waited = since(ready, namespace.printed(name).await.first);
         if number % 2 == 0 { env.push(waited) } else { volume.push(waited) }
     }
     for (kind, mut waits) in [("environment", env), ("volume", volume)] {

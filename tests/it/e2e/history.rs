@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use futures::{TryStreamExt as _, pin_mut};
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
 use kube::ResourceExt as _;
-use kube::api::LogParams;
+use kube::api::{ListParams, LogParams};
 use kube::runtime::{WatchStreamExt as _, watcher};
 
 use super::PATIENCE;
@@ -66,10 +66,19 @@ impl History {
         .unwrap_or_else(|message| panic!("{message}"))
     }
 
-    /// Pods that could not start because a Secret was not there, with what they showed.
-    pub(super) fn misses(&self) -> Vec<String> {
+    /// Pods whose Secret was not there when the kubelet looked: by what they showed, and by the kubelet's Events, since
+    /// a status that the next look mends is never sent.
+    pub(super) async fn misses(&self, namespace: &OwnNamespace) -> BTreeSet<String> {
         let missed = |pod: &Seen| pod.reasons.contains("CreateContainerConfigError");
-        self.all().into_iter().filter(|(_, pod)| missed(pod)).map(|(name, _)| name).collect()
+        let shown = self.all().into_iter().filter(|(_, pod)| missed(pod)).map(|(name, _)| name);
+        let events = namespace.api::<Event>().list(&ListParams::default()).await.expect("a list of Events");
+        let failed = events.items.into_iter().filter(|event| {
+            let reason = event.reason.as_deref();
+            let missing =
+                event.message.as_deref().is_some_and(|text| text.contains("secret") && text.contains("not found"));
+            matches!(reason, Some("Failed" | "FailedMount")) && missing
+        });
+        shown.chain(failed.filter_map(|event| event.involved_object.name)).collect()
     }
 }
 
@@ -124,6 +133,17 @@ impl OwnNamespace {
     /// From the moment that the pod had a node to the first line of its container.
     pub(super) async fn start_of(&self, pod: &str, history: &BTreeMap<String, Seen>) -> Duration {
         let bound = history.get(pod).and_then(|seen| seen.bound).unwrap_or_else(|| panic!("{pod} was never bound"));
-        self.printed(pod).await.first.duration_since(bound).unwrap_or_default()
+        since(bound, self.printed(pod).await.first)
     }
+}
+
+/// From one moment to another. The second may come from the node's clock, the first from ours.
+///
+/// # Panics
+/// When the clocks are more than a second apart: then no figure means anything.
+pub(super) fn since(from: SystemTime, to: SystemTime) -> Duration {
+    to.duration_since(from).unwrap_or_else(|before| {
+        assert!(before.duration() <= Duration::from_secs(1), "the clocks differ by {before:?}");
+        Duration::ZERO
+    })
 }

@@ -19,7 +19,9 @@ async fn pod_security_admits_the_default_install_without_a_warning() {
     let cluster = Cluster::prepared().await;
     kubectl(&["delete", "-k", OVERLAY, "--ignore-not-found"]);
     let warnings = install("daemonset");
-    assert!(!warnings.contains("PodSecurity"), "kubectl apply -k daemonset: {warnings}");
+    // kubectl itself says one thing, about the order of the objects.
+    let unknown = warnings.lines().find(|line| line.contains("Warning") && !line.contains("Sorting order"));
+    assert_eq!(unknown, None, "kubectl apply -k daemonset");
     let level =
         ["get", "namespace", SYSTEM, "-o", "jsonpath={.metadata.labels.pod-security\\.kubernetes\\.io/enforce}"];
     assert_eq!(kubectl(&level), "restricted");
@@ -47,6 +49,10 @@ async fn pod_security_admits_the_default_install_without_a_warning() {
 #[ignore = "needs a node: make e2e"]
 async fn the_agent_is_small() {
     let cluster = Cluster::installed().await;
+    let room =
+        kubectl(&["get", "nodes", "-l", "jasm.codnod.io/e2e", "-o", "jsonpath={.items[0].status.allocatable.pods}"]);
+    let room: usize = room.parse().expect("a number of pods");
+    assert!(room >= 130, "the node takes {room} pods, and this test needs 130: raise the kubelet's maxPods");
     let namespace = cluster.namespace().await;
     kubectl(&["rollout", "restart", "-n", SYSTEM, "daemonset/jasm-agent"]);
     roll_out();
@@ -84,7 +90,7 @@ async fn burst(namespace: &OwnNamespace, count: usize, value: &str) {
     assert!(names.iter().all(|name| there.contains(name)), "a Secret is missing");
 }
 
-/// US2.1, and what an operator reads.
+/// What an operator reads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs a node: make e2e"]
 async fn describe_says_whose_a_secret_is() {

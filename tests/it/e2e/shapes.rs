@@ -80,7 +80,13 @@ async fn an_optional_secret_never_holds_a_pod_up() {
             .create::<Pod>(json!({"metadata": {"name": name, "annotations": asks(path, name)}, "spec": spec}))
             .await;
     }
-    history.running(PODS).await;
+    // One whose Secret never comes.
+    let mut alone = spec(How::Env, "never");
+    alone["containers"][0]["envFrom"][0]["secretRef"]["optional"] = json!(true);
+    let annotations = asks(&namespace.path("nothing-there"), "never");
+    namespace.create::<Pod>(json!({"metadata": {"name": "never", "annotations": annotations}, "spec": alone})).await;
+    history.running(PODS + 1).await;
+    assert!(namespace.printed("never").await.lines.contains(&"env=".to_owned()));
     let mut with = 0;
     for name in &names {
         with += usize::from(namespace.printed(name).await.lines.contains(&"env=value".to_owned()));

@@ -85,7 +85,8 @@ async fn the_page_does_what_it_says() {
             let (output, _) = run(bash, "")?;
             match step.shown.iter().find(|line| !shows(&output, line)) {
                 None => Ok(()),
-                Some(line) => Err(format!("no {line:?} in:\n{output}")),
+                // Not the output: a pod's log holds values.
+                Some(line) => Err(format!("no {:?} in {} lines", line.split('=').next(), output.lines().count())),
             }
         })
         .await
