@@ -26,6 +26,7 @@ static PREPARED: OnceLock<String> = OnceLock::new();
 /// The cluster, with the agent ready.
 pub(super) struct Cluster {
     pub(super) client: Client,
+    node: &'static str,
 }
 
 /// A namespace of one test; it goes when this is dropped.
@@ -44,10 +45,11 @@ impl Cluster {
 
     /// The same, whatever is installed or not.
     pub(super) async fn prepared() -> Self {
-        PREPARED.get_or_init(prepare);
+        let node = PREPARED.get_or_init(prepare);
         let kubeconfig = std::env::var_os("KUBECONFIG").expect("KUBECONFIG names a cluster: make e2e sets it");
         let client = client(Path::new(&kubeconfig)).await;
-        let cluster = Self { client: client.unwrap_or_else(|error| panic!("no client for KUBECONFIG: {error}")) };
+        let client = client.unwrap_or_else(|error| panic!("no client for KUBECONFIG: {error}"));
+        let cluster = Self { client, node };
         cluster.reset_store().await;
         cluster
     }
@@ -64,11 +66,16 @@ impl Cluster {
         namespace
     }
 
+    /// The name of the node that the tests look at.
+    pub(super) fn node(&self) -> &str {
+        self.node
+    }
+
     /// The agent's pod on the node of the tests that is ready; there is one after a roll-out.
     pub(super) async fn agent(&self) -> Pod {
         try_within(PATIENCE, "a ready agent", async || {
             let agents = self.agents().await;
-            let here = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()) == PREPARED.get();
+            let here = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(self.node());
             let ready = agents.into_iter().find(|pod| here(pod) && is_ready(pod));
             ready.ok_or_else(|| "none".to_owned())
         })

@@ -185,8 +185,8 @@ async fn logs_reach_the_journal_and_a_stuck_journal_holds_nothing_up() {
         let records = records.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
         let fits = |record: &serde_json::Value| wanted.iter().all(|(field, value)| record[*field] == **value);
         let found = records.clone().find(fits).ok_or_else(|| format!("{} other records", records.count()))?;
-        let node = on_node("hostname");
-        if found["NODE"] == *node.trim() { Ok(()) } else { Err(format!("NODE={}, not {node}", found["NODE"])) }
+        let node = cluster.node();
+        if found["NODE"] == *node { Ok(()) } else { Err(format!("NODE={}, not {node}", found["NODE"])) }
     })
     .await
     .unwrap_or_else(|message| panic!("{message}"));
