@@ -4,18 +4,31 @@
 //! merge keys, tags and a second document are refused by name; an unknown field is refused with the nearest known one.
 //! No error quotes more than a short, escaped field name of the input.
 
-use serde::Deserialize;
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, SeqAccess, Visitor},
+};
 use serde_saphyr::{
     DuplicateKeyPolicy, Error as YamlError, MergeKeyPolicy, Options,
     granit_parser::{Event, Parser},
 };
 
+use crate::request::{Format, SecretType};
+
 /// The largest annotation that is looked at, in bytes.
 pub const MAX_ANNOTATION_BYTES: usize = 8 * 1024;
+/// The most secrets that one annotation can ask for.
+pub const MAX_REQUESTS: usize = 16;
+/// Four are needed.
 const MAX_DEPTH: usize = 8;
-const MAX_NODES: usize = 512;
+/// Every node is a character at least; this is what 16 requests with 50 keys each take.
+const MAX_NODES: usize = 2048;
+/// The field around a list of requests.
+const LIST_FIELD: &str = "secrets";
 
-/// One request as it was written, before any value was checked.
+/// One request as it was written, before any value was checked. `docs/annotation.md` explains each field to users.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct RawRequest {
@@ -25,6 +38,40 @@ pub struct RawRequest {
     pub path: String,
     /// The Secret to create, in the pod's namespace.
     pub secret_name: String,
+    /// Which keys of the source become which data keys; all of them where it is absent.
+    #[serde(default, deserialize_with = "present")]
+    pub keys: Option<RawKeys>,
+    /// The store's own term for a version; the current one where it is absent.
+    #[serde(default, deserialize_with = "present")]
+    pub version: Option<String>,
+    /// How the value is read.
+    #[serde(default)]
+    pub format: Format,
+    /// The one data key of a value that is not taken apart.
+    #[serde(default, deserialize_with = "present")]
+    pub data_key: Option<String>,
+    /// The type of the Secret.
+    #[serde(default)]
+    pub r#type: SecretType,
+}
+
+/// Pairs of data key and source key, in the order of the text. In a list both are the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawKeys(pub Vec<(String, String)>);
+
+/// The form that is not a bare object or list.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wrapped {
+    secrets: Vec<RawRequest>,
+}
+
+/// How requests stand in the text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Object,
+    List,
+    Wrapped,
 }
 
 /// Why an annotation is not a request. The text is for the pod's owner.
@@ -40,10 +87,10 @@ pub(crate) fn invalid(problem: impl Into<String>) -> AnnotationError {
     AnnotationError { problem: problem.into() }
 }
 
-/// Parses the annotation of a pod.
+/// Parses an annotation: one object, a list of objects, or an object with such a list under `secrets`.
 ///
 /// # Errors
-/// [`AnnotationError`] when the text is not exactly one object of known fields.
+/// [`AnnotationError`] when the text is anything else, has an unknown field or no request, or more than 16.
 pub fn parse(text: &str) -> Result<Vec<RawRequest>, AnnotationError> {
     if text.len() > MAX_ANNOTATION_BYTES {
         return Err(invalid(format!("is {} bytes long; at most {MAX_ANNOTATION_BYTES} are allowed", text.len())));
@@ -51,9 +98,20 @@ pub fn parse(text: &str) -> Result<Vec<RawRequest>, AnnotationError> {
     if text.trim().is_empty() {
         return Err(invalid("is empty; write provider, path and secretName"));
     }
-    refuse_unsafe_yaml(text)?;
-    let request = serde_saphyr::from_str_with_options(text, options()).map_err(|error| explain(&error))?;
-    Ok(vec![request])
+    let requests = match form_of(text)? {
+        Form::Object => vec![read::<RawRequest>(text)?],
+        Form::List => read::<Vec<RawRequest>>(text)?,
+        Form::Wrapped => read::<Wrapped>(text)?.secrets,
+    };
+    match requests.len() {
+        0 => Err(invalid("asks for nothing; write provider, path and secretName, or remove it")),
+        1..=MAX_REQUESTS => Ok(requests),
+        count => Err(invalid(format!("asks for {count} secrets; at most {MAX_REQUESTS} are allowed for a pod"))),
+    }
+}
+
+fn read<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, AnnotationError> {
+    serde_saphyr::from_str_with_options(text, options()).map_err(|error| explain(&error))
 }
 
 fn options() -> Options {
@@ -73,38 +131,119 @@ fn options() -> Options {
     }
 }
 
-/// What YAML allows and we do not: these change what a text means without being seen, and the deserializer ignores
-/// tags.
-fn refuse_unsafe_yaml(text: &str) -> Result<(), AnnotationError> {
-    let (mut documents, mut nodes, mut depth) = (0, 0, 0_usize);
+/// A field that is written has a value: `version:` alone never means the default.
+fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+impl<'de> Deserialize<'de> for RawKeys {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Keys;
+        impl<'de> Visitor<'de> for Keys {
+            type Value = RawKeys;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("keys as a map or a list")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawKeys, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(RawKeys(pairs))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<RawKeys, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(key) = list.next_element::<String>()? {
+                    pairs.push((key.clone(), key));
+                }
+                Ok(RawKeys(pairs))
+            }
+        }
+        deserializer.deserialize_any(Keys)
+    }
+}
+
+/// Finds the form, and refuses what YAML allows and we do not: these change what a text means without being seen, and
+/// the deserializer ignores tags.
+fn form_of(text: &str) -> Result<Form, AnnotationError> {
+    let mut scan = Scan::default();
     for event in Parser::new_from_str(text) {
         let (event, span) = event.map_err(|error| {
             let at = error.marker();
             invalid(format!("is not YAML (line {}, column {})", at.line(), at.col() + 1))
         })?;
-        let (line, column) = (span.start.line(), span.start.col() + 1);
-        let refuse = |what: &str| Err(invalid(format!("{what} at line {line}, column {column}; write plain values")));
-        nodes += 1;
+        scan.see(&event).map_err(|what| {
+            let (line, column) = (span.start.line(), span.start.col() + 1);
+            invalid(format!("{what} at line {line}, column {column}; write plain values"))
+        })?;
+    }
+    scan.form.ok_or_else(|| invalid(NOT_A_REQUEST))
+}
+
+/// What was seen of a text so far.
+#[derive(Default)]
+struct Scan {
+    documents: usize,
+    nodes: usize,
+    depth: usize,
+    form: Option<Form>,
+    /// The next node of the outermost object is a key.
+    at_key: bool,
+}
+
+impl Scan {
+    fn see(&mut self, event: &Event<'_>) -> Result<(), &'static str> {
+        self.nodes += 1;
         match event {
-            Event::Alias(_) | Event::UnresolvedAlias(_) => return refuse("has an alias (`*name`)"),
-            Event::DocumentStart(..) => documents += 1,
-            Event::Scalar(_, _, anchor, tag) => refuse_properties(anchor, tag.is_some()).or_else(refuse)?,
-            Event::SequenceStart(_, anchor, tag) | Event::MappingStart(_, anchor, tag) => {
-                refuse_properties(anchor, tag.is_some()).or_else(refuse)?;
-                depth += 1;
+            Event::Alias(_) | Event::UnresolvedAlias(_) => return Err("has an alias (`*name`)"),
+            Event::DocumentStart(..) => self.documents += 1,
+            Event::Scalar(text, _, anchor, tag) => {
+                refuse_properties(*anchor, tag.is_some())?;
+                if self.node() && self.form == Some(Form::Object) && text == LIST_FIELD {
+                    self.form = Some(Form::Wrapped);
+                }
             }
-            Event::SequenceEnd | Event::MappingEnd => depth = depth.saturating_sub(1),
+            Event::SequenceStart(_, anchor, tag) => {
+                refuse_properties(*anchor, tag.is_some())?;
+                self.open(Form::List);
+            }
+            Event::MappingStart(_, anchor, tag) => {
+                refuse_properties(*anchor, tag.is_some())?;
+                self.open(Form::Object);
+            }
+            Event::SequenceEnd | Event::MappingEnd => self.depth = self.depth.saturating_sub(1),
             _ => {}
         }
-        if documents > 1 {
-            return refuse("has a second document");
+        if self.documents > 1 {
+            return Err("has a second document");
         }
-        if depth > MAX_DEPTH || nodes > MAX_NODES {
-            return refuse("is nested too deeply or has too many values");
+        if self.depth > MAX_DEPTH || self.nodes > MAX_NODES {
+            return Err("is nested too deeply or has too many values");
         }
+        Ok(())
     }
-    Ok(())
+
+    /// Notes a node; says whether it is a key of the outermost object, whose keys and values come in turns.
+    fn node(&mut self) -> bool {
+        let is_key = self.depth == 1 && self.at_key;
+        self.at_key ^= self.depth == 1;
+        is_key
+    }
+
+    fn open(&mut self, form: Form) {
+        self.node();
+        if self.form.is_none() {
+            self.form = Some(form);
+            self.at_key = true;
+        }
+        self.depth += 1;
+    }
 }
+
+const NOT_A_REQUEST: &str = "must be an object with provider, path and secretName, or a list of such objects";
 
 fn refuse_properties(anchor: usize, tagged: bool) -> Result<(), &'static str> {
     match (anchor, tagged) {
@@ -127,13 +266,19 @@ fn explain(error: &YamlError) -> AnnotationError {
             )
         }
         YamlError::SerdeMissingField { field, .. } => format!("field `{field}` is missing"),
-        YamlError::DuplicateMappingKey { key, .. } => match key {
-            Some(key) => format!("field {} stands twice{place}; keep one", quoted(key)),
-            None => format!("a field stands twice{place}; keep one"),
-        },
+        YamlError::DuplicateMappingKey { key, .. } => {
+            let field = key.as_ref().map_or_else(|| "a field".to_owned(), |key| format!("field {}", quoted(key)));
+            format!("{field} stands twice{place}; keep one")
+        }
         YamlError::MergeKeyNotAllowed { .. } => format!("has a merge key (`<<`){place}; write plain values"),
         YamlError::NullIntoString { .. } => format!("has a field without a value{place}; write a text"),
-        _ => format!("must be one object with the text fields provider, path and secretName{place}"),
+        YamlError::SerdeUnknownVariant { variant, expected, .. } => format!(
+            "value {} is not known{place}{}; known values: {}",
+            quoted(variant),
+            did_you_mean(variant, expected.iter().copied()),
+            expected.join(", ")
+        ),
+        _ => format!("has a value of another type than belongs there{place}; {NOT_A_REQUEST}"),
     };
     invalid(problem)
 }
@@ -170,6 +315,11 @@ mod tests {
             provider: "aws-secretsmanager".into(),
             path: "/prod/codnod/config".into(),
             secret_name: "app-credentials".into(),
+            keys: None,
+            version: None,
+            format: Format::Auto,
+            data_key: None,
+            r#type: SecretType::Opaque,
         }
     }
 
@@ -181,6 +331,9 @@ mod tests {
             ("JSON", r#"{"provider":"aws-secretsmanager","path":"/prod/codnod/config","secretName":"app-credentials"}"#.into()),
             ("comments, quotes and CRLF", "# ours !important &x *y\r\nprovider: 'aws-secretsmanager'\r\npath: /prod/codnod/config\r\nsecretName: \"app-credentials\"\r\n".into()),
             ("document marker", format!("---\n{GOOD}")),
+            ("list", format!("- {}", GOOD.replace('\n', "\n  ").trim_end())),
+            ("list in an object", format!("secrets:\n- {}", GOOD.replace('\n', "\n  ").trim_end())),
+            ("list in JSON", r#"{"secrets":[{"provider":"aws-secretsmanager","path":"/prod/codnod/config","secretName":"app-credentials"}]}"#.into()),
         ];
         for (case, text) in cases {
             assert_eq!(parse(&text), Ok(vec![good()]), "case: {case}");
@@ -193,14 +346,45 @@ mod tests {
             ("nothing", String::new(), "is empty"),
             ("blanks", " \n\t".into(), "is empty"),
             ("oversized", format!("{GOOD}#{}", "x".repeat(MAX_ANNOTATION_BYTES)), "at most 8192"),
-            ("scalar", "app-credentials".into(), "must be one object"),
-            ("list", format!("- {}", GOOD.replace('\n', "\n  ").trim_end()), "must be one object"),
+            ("scalar", "app-credentials".into(), "must be an object"),
+            ("comment", "# nothing\n".into(), "must be an object"),
+            ("empty list", "[]".into(), "asks for nothing"),
+            ("empty list in an object", "secrets: []".into(), "asks for nothing"),
+            ("empty object", "{}".into(), "field `provider` is missing"),
+            (
+                "17 requests",
+                format!("[{}]", format!("{{{}}},", GOOD.trim_end().replace('\n', ", ")).repeat(17)),
+                "asks for 17 secrets; at most 16",
+            ),
+            ("list beside fields", format!("{GOOD}secrets: []\n"), "field `provider` is not known (line 1"),
+            (
+                "secrets in a request",
+                format!("- {}\n  secrets: []\n", GOOD.replace('\n', "\n  ").trim_end()),
+                "field `secrets` is not known",
+            ),
+            ("list of texts", "[a, b]".into(), "another type"),
+            ("null version", format!("{GOOD}version:\n"), "without a value (line 4"),
+            ("null keys", format!("{GOOD}keys: null\n"), "another type"),
+            ("keys of another type", format!("{GOOD}keys: host\n"), "another type"),
+            ("keys in keys", format!("{GOOD}keys: {{a: {{b: c}}}}\n"), "another type"),
+            ("a key twice", format!("{GOOD}keys: {{a: b, a: c}}\n"), "`a` stands twice"),
+            (
+                "format mistyped",
+                format!("{GOOD}format: jsn\n"),
+                "value `jsn` is not known (line 4, column 9); did you mean `json`?; known values: auto, json, raw",
+            ),
+            ("format in capitals", format!("{GOOD}format: JSON\n"), "did you mean `json`?"),
+            (
+                "forbidden type",
+                format!("{GOOD}type: kubernetes.io/service-account-token\n"),
+                "known values: Opaque, kubernetes.io/tls",
+            ),
             ("missing field", "provider: a\npath: b\n".into(), "field `secretName` is missing"),
             ("near miss", GOOD.replace("secretName", "secretname"), "did you mean `secretName`?"),
             ("unknown field", format!("{GOOD}namespace: kube-system\n"), "field `namespace` is not known (line 4"),
             ("endpoint is not the tenant's", format!("{GOOD}endpoint: http://evil\n"), "field `endpoint` is not known"),
             ("duplicate", format!("{GOOD}path: /other\n"), "`path` stands twice"),
-            ("wrong type", GOOD.replace("/prod/codnod/config", "[a, b]"), "text fields"),
+            ("wrong type", GOOD.replace("/prod/codnod/config", "[a, b]"), "another type than belongs there (line 2"),
             ("null", GOOD.replace("/prod/codnod/config", "null"), "without a value (line 2"),
             ("anchor", GOOD.replace("/prod", "&a /prod"), "has an anchor"),
             ("alias", format!("{GOOD}x: *a\n"), "is not YAML"),
@@ -212,12 +396,56 @@ mod tests {
             ("unclosed", "{provider: a".into(), "is not YAML"),
             ("nested", format!("{}{}", "[".repeat(20), "]".repeat(20)), "nested too deeply"),
             ("nested bomb", "[".repeat(4000), "is not YAML"),
-            ("wide bomb", format!("{{{}}}", "a: b, ".repeat(1000)), "too many values"),
+            ("wide bomb", format!("{{{}}}", "a: b,".repeat(1500)), "too many values"),
         ];
         for (case, text, want) in cases {
             let error = parse(&text).expect_err(case).to_string();
             assert!(error.contains(want), "case: {case}: {error:?} lacks {want:?}");
             assert!(error.starts_with("annotation jasm.codnod.io/secret-sync: "), "case: {case}: {error}");
+        }
+    }
+
+    #[test]
+    fn every_field_is_read_as_it_is_written() {
+        let text = format!(
+            "{GOOD}keys: {{DB_HOST: host, PORT: /db/0/port, yes: on}}\nversion: 007\nformat: auto\ntype: kubernetes.io/tls\n"
+        );
+        let pairs = [("DB_HOST", "host"), ("PORT", "/db/0/port"), ("yes", "on")];
+        let want = RawRequest {
+            keys: Some(RawKeys(pairs.map(|(key, source)| (key.to_owned(), source.to_owned())).to_vec())),
+            version: Some("007".into()),
+            r#type: SecretType::Tls,
+            ..good()
+        };
+        assert_eq!(parse(&text), Ok(vec![want]));
+        let list = parse(&format!("{GOOD}keys: [a, 1.10]\nformat: json\n")).expect("a list of keys");
+        let same = |key: &str| (key.to_owned(), key.to_owned());
+        assert_eq!(list[0].keys, Some(RawKeys(vec![same("a"), same("1.10")])), "numbers are texts as they stand");
+        assert_eq!(list[0].format, Format::Json);
+        let raw = parse(&format!("{GOOD}format: raw\ndataKey: true\n")).expect("a data key");
+        assert_eq!((raw[0].format, raw[0].data_key.as_deref()), (Format::Raw, Some("true")));
+    }
+
+    #[test]
+    fn the_reference_page_has_every_field_and_every_value() {
+        let page = include_str!("../docs/annotation.md");
+        for (text, list) in [
+            ("x: y", "known fields: "),
+            (&format!("{GOOD}type: x"), "known values: "),
+            (&format!("{GOOD}format: x"), "known values: "),
+        ] {
+            let error = parse(text).expect_err("unknown").problem;
+            let (_, names) = error.split_once(list).expect("a list");
+            for name in names.split(", ") {
+                assert!(page.contains(&format!("`{name}`")), "{name} is not in docs/annotation.md");
+            }
+        }
+        for limit in [
+            format!("{} KiB", MAX_ANNOTATION_BYTES / 1024),
+            format!("up to {MAX_REQUESTS}"),
+            format!("at most {}", crate::request::MAX_PATH_BYTES),
+        ] {
+            assert!(page.contains(&limit), "{limit} is not in docs/annotation.md");
         }
     }
 
@@ -238,7 +466,7 @@ mod tests {
         #[test]
         fn reads_back_what_was_rendered(provider in "[a-z][a-z0-9-]{0,20}", path in "[ -~]{1,60}", name in "[a-z][a-z0-9.-]{0,20}") {
             let text = serde_json::json!({"provider": provider, "path": path, "secretName": name}).to_string();
-            let want = RawRequest { provider, path, secret_name: name };
+            let want = RawRequest { provider, path, secret_name: name, ..good() };
             proptest::prop_assert_eq!(parse(&text), Ok(vec![want]));
         }
     }

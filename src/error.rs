@@ -27,6 +27,8 @@ pub enum Reason {
     PolicyDenied,
     /// The store gave no value.
     SecretFetchFailed,
+    /// A key that the annotation chooses is not in the source.
+    SecretKeyMissing,
     /// The value cannot become a Secret.
     SecretInvalid,
     /// The value is larger than a Secret can be.
@@ -46,6 +48,7 @@ impl Reason {
             Self::ProviderUnsupported => "ProviderUnsupported",
             Self::PolicyDenied => "PolicyDenied",
             Self::SecretFetchFailed => "SecretFetchFailed",
+            Self::SecretKeyMissing => "SecretKeyMissing",
             Self::SecretInvalid => "SecretInvalid",
             Self::SecretTooLarge => "SecretTooLarge",
             Self::SecretConflict => "SecretConflict",
@@ -118,6 +121,7 @@ impl SyncError {
             Self::Provider(_) => Reason::SecretFetchFailed,
             Self::Mapping { problem, .. } => match problem {
                 MappingError::TooLarge { .. } => Reason::SecretTooLarge,
+                MappingError::KeyMissing { .. } => Reason::SecretKeyMissing,
                 _ => Reason::SecretInvalid,
             },
             Self::Target(error) => error.reason(),
@@ -151,7 +155,15 @@ impl SyncError {
                 ProviderError::Unavailable { .. } => "FetchUnavailable",
                 ProviderError::Invalid { .. } => "FetchInvalid",
             },
-            Self::Mapping { .. } => "MapValue",
+            Self::Mapping { problem, .. } => match problem {
+                MappingError::NotAnObject { .. } => "MapNotAnObject",
+                MappingError::DuplicateKey { .. } => "MapDuplicateKey",
+                MappingError::BadKey { .. } => "MapBadKey",
+                MappingError::KeyMissing { .. } => "MapKeyMissing",
+                MappingError::Empty => "MapEmpty",
+                MappingError::TooLarge { .. } => "MapTooLarge",
+                MappingError::WrongForType { .. } => "MapWrongForType",
+            },
             Self::Target(error) => error.action(),
             Self::Panicked { .. } => "Panic",
         }
@@ -226,6 +238,19 @@ mod tests {
         ]
     }
 
+    fn mapping_errors() -> Vec<MappingError> {
+        let key = || "a".to_owned();
+        vec![
+            MappingError::NotAnObject { problem: "it is empty".into() },
+            MappingError::DuplicateKey { key: key() },
+            MappingError::BadKey { key: key() },
+            MappingError::KeyMissing { key: key(), near: String::new() },
+            MappingError::Empty,
+            MappingError::TooLarge { size: 2_000_000 },
+            MappingError::WrongForType { secret_type: "kubernetes.io/tls", problem: "check it at the store" },
+        ]
+    }
+
     /// Every variant has a text of one line that names what to do, fits an Event, and holds nothing of its source.
     #[test]
     fn every_error_tells_what_failed_and_nothing_that_others_wrote() {
@@ -235,11 +260,11 @@ mod tests {
         all.push(SyncError::Request(
             crate::annotations::invalid("is empty; write provider, path and secretName").into(),
         ));
-        all.push(SyncError::Mapping {
+        all.extend(mapping_errors().into_iter().map(|problem| SyncError::Mapping {
             provider: ProviderName::for_test("aws"),
             path: "a/b".into(),
-            problem: MappingError::Empty,
-        });
+            problem,
+        }));
         all.push(SyncError::Panicked { target: "Secret ns/app".into() });
         for error in &all {
             let text = error.to_string();
@@ -259,6 +284,9 @@ mod tests {
                 "raise",
                 "write ",
                 "add at least",
+                "keep one",
+                "split ",
+                "store a",
                 "the agent's log has",
             ];
             let said = text.split_once(": ").map_or(text.as_str(), |(_, said)| said);

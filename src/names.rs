@@ -12,3 +12,13 @@ fn is_label(label: &str) -> bool {
     let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     !label.is_empty() && label.chars().all(inner) && !label.starts_with('-') && !label.ends_with('-')
 }
+
+/// The longest data key of a Secret, in bytes.
+pub(crate) const MAX_DATA_KEY_BYTES: usize = 253;
+
+/// A key that a Secret's data can have.
+pub(crate) fn is_data_key(key: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    // `.` and `..`, and keys that begin with `..`, would leave the volume's folder; the API server refuses them.
+    (1..=MAX_DATA_KEY_BYTES).contains(&key.len()) && key.chars().all(allowed) && key != "." && !key.starts_with("..")
+}

@@ -288,7 +288,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{provider::ProviderName, request::SecretName, target::TargetError};
+    use crate::target::TargetError;
 
     fn pod(uid: &str, phase: &str) -> PodView {
         serde_json::from_value(json!({
@@ -299,9 +299,7 @@ mod tests {
     }
 
     fn ask(name: &str) -> Ask {
-        let remote =
-            crate::request::RemoteRef { provider: ProviderName::for_test("aws"), path: "a".into(), version: None };
-        Ok(SecretRequest { remote, secret_name: SecretName::for_test(name) })
+        Ok(SecretRequest::for_test("aws", "a", name))
     }
 
     fn quota() -> SyncError {

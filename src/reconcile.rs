@@ -74,8 +74,8 @@ impl Context {
     fn read(&self, annotation: &str) -> Vec<Ask> {
         let parsed = catch_unwind(AssertUnwindSafe(|| request::parse(annotation, self.registry.catalogue())));
         match parsed {
-            Ok(Ok(requests)) => requests.into_iter().map(Ok).collect(),
-            Ok(Err(error)) => vec![Err(error)],
+            Ok(Ok(asks)) => asks,
+            Ok(Err(error)) => vec![Err(error.into())],
             Err(_) => {
                 self.reporter.panicked();
                 vec![Err(annotations::invalid("is more than the agent's parser can take; write it more simply").into())]
@@ -122,11 +122,12 @@ impl Context {
         let not_older_than = reference.checked_sub(self.freshness).unwrap_or(reference);
         let fetched = self.registry.fetch(admitted, Identity::Agent, not_older_than, &self.seen).await?;
         let reserved = self.values.reserve(mapping::memory_of(&fetched.payload)).await;
-        let data = mapping::map(&fetched.payload).map_err(|problem| SyncError::Mapping {
-            provider: admitted.request().remote.provider.clone(),
-            path: admitted.request().remote.path.clone(),
-            problem,
-        })?;
+        let data =
+            mapping::map(&admitted.request().template, &fetched.payload).map_err(|problem| SyncError::Mapping {
+                provider: admitted.request().remote.provider.clone(),
+                path: admitted.request().remote.path.clone(),
+                problem,
+            })?;
         let version = fetched.payload.version().to_owned();
         Ok(Value { data, version, seen_through: fetched.seen_through, reserved })
     }

@@ -10,13 +10,24 @@ use zeroize::Zeroizing;
 /// which only `mapping` and `provider/*` call.
 pub struct SecretPayload {
     bytes: Zeroizing<Vec<u8>>,
+    binary: bool,
     version: String,
 }
 
 impl SecretPayload {
-    /// Takes ownership of a value and of the store's own id of its version (never a hash of the value).
-    pub fn new(bytes: Vec<u8>, version: impl Into<String>) -> Self {
-        Self { bytes: Zeroizing::new(bytes), version: version.into() }
+    /// Takes ownership of a text and of the store's own id of its version (never a hash of the value).
+    pub fn new(text: Vec<u8>, version: impl Into<String>) -> Self {
+        Self { bytes: Zeroizing::new(text), binary: false, version: version.into() }
+    }
+
+    /// The same for a value that the store calls binary: it is not taken apart unless that is asked for.
+    pub fn binary(bytes: Vec<u8>, version: impl Into<String>) -> Self {
+        Self { binary: true, ..Self::new(bytes, version) }
+    }
+
+    /// Whether the store calls it binary.
+    pub fn is_binary(&self) -> bool {
+        self.binary
     }
 
     /// The value itself.

@@ -29,6 +29,8 @@ use crate::{
 
 /// Secrets Manager's own limit for a value.
 const MAX_VALUE_BYTES: usize = 64 * 1024;
+/// What marks a version id in an annotation, as External Secrets Operator writes it.
+const VERSION_ID: &str = "uuid/";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// For the head of an answer.
 const READ_TIMEOUT: Duration = Duration::from_millis(1500);
@@ -128,13 +130,13 @@ impl AwsSecretsManager {
     }
 
     async fn get(&self, client: &Client, remote: &RemoteRef) -> Result<GetSecretValueOutput, ProviderError> {
-        client
-            .get_secret_value()
-            .secret_id(&remote.path)
-            .set_version_stage(remote.version.clone())
-            .send()
-            .await
-            .map_err(|error| self.explain(remote, error))
+        let request = client.get_secret_value().secret_id(&remote.path);
+        let request = match remote.version.as_deref().map(|version| (version, version.strip_prefix(VERSION_ID))) {
+            None => request,
+            Some((_, Some(id))) => request.version_id(id),
+            Some((stage, None)) => request.version_stage(stage),
+        };
+        request.send().await.map_err(|error| self.explain(remote, error))
     }
 
     fn no_credentials(&self, source: BoxError) -> ProviderError {
@@ -190,19 +192,16 @@ impl SecretProvider for AwsSecretsManager {
             outcome => outcome?,
         };
         let version = output.version_id.unwrap_or_default();
-        let bytes = match (output.secret_string, output.secret_binary) {
-            (Some(text), _) => text.into_bytes(),
-            (None, Some(blob)) => blob.into_inner(),
-            (None, None) => {
-                return Err(ProviderError::Invalid {
-                    provider: self.name.clone(),
-                    path: remote.path.clone(),
-                    problem: "it holds neither text nor bytes",
-                    source: None,
-                });
-            }
-        };
-        Ok(SecretPayload::new(bytes, version))
+        match (output.secret_string, output.secret_binary) {
+            (Some(text), _) => Ok(SecretPayload::new(text.into_bytes(), version)),
+            (None, Some(blob)) => Ok(SecretPayload::binary(blob.into_inner(), version)),
+            (None, None) => Err(ProviderError::Invalid {
+                provider: self.name.clone(),
+                path: remote.path.clone(),
+                problem: "it holds neither text nor bytes",
+                source: None,
+            }),
+        }
     }
 
     /// Loads credentials and learns who the agent is, for messages.
@@ -342,6 +341,21 @@ pub(super) fn check_path(path: &str) -> Result<(), String> {
     check_segments(name)
 }
 
+/// A staging label (`AWSPREVIOUS`), or `uuid/` and a version id.
+pub(super) fn check_version(version: &str) -> Result<(), String> {
+    let bounded = |text: &str, length: std::ops::RangeInclusive<usize>, more: &str| {
+        length.contains(&text.len()) && text.chars().all(|c| c.is_ascii_alphanumeric() || more.contains(c))
+    };
+    let valid = match version.strip_prefix(VERSION_ID) {
+        Some(id) => bounded(id, 32..=64, "-"),
+        None => bounded(version, 1..=256, "/_+=.@!-"),
+    };
+    if valid {
+        return Ok(());
+    }
+    Err("must be a staging label (AWSCURRENT, AWSPREVIOUS or one of your own), or uuid/ and a version id".to_owned())
+}
+
 fn check_segments(name: &str) -> Result<(), String> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "/_+=.@!-".contains(c);
     if let Some(bad) = name.chars().find(|c| !allowed(*c)) {
@@ -411,6 +425,18 @@ mod tests {
         ];
         for path in bad {
             assert!(check_path(path).is_err(), "path: {path}");
+        }
+    }
+
+    #[test]
+    fn versions_are_staging_labels_or_ids() {
+        let id = "uuid/a1b2c3d4-5678-90ab-cdef-111122223333";
+        for good in ["AWSCURRENT", "AWSPREVIOUS", "my/stage_1", id] {
+            assert_eq!(check_version(good), Ok(()), "{good}");
+        }
+        let long = "a".repeat(257);
+        for bad in ["", "uuid/", "uuid/1", "a b", "a?b", "a\n", "\u{e9}", long.as_str()] {
+            assert!(check_version(bad).is_err(), "{bad:?}");
         }
     }
 

@@ -98,6 +98,16 @@ impl Kind {
             Self::AwsSecretsManager => aws_secrets_manager::check_path(path),
         }
     }
+
+    /// Checks a version in the store's own terms.
+    ///
+    /// # Errors
+    /// What is wrong with it, to follow "field `version` ".
+    pub fn check_version(self, version: &str) -> Result<(), String> {
+        match self {
+            Self::AwsSecretsManager => aws_secrets_manager::check_version(version),
+        }
+    }
 }
 
 /// The configured instances by name, for the pure layers.

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use base64::{display::Base64Display, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use serde::{Serialize, Serializer, ser::SerializeMap};
+use serde::{Serialize, Serializer};
 use zeroize::Zeroizing;
 
-use crate::mapping::SecretData;
+use crate::{mapping::SecretData, request::SecretType};
 
 /// The marker: what makes a Secret ours, for code and admission policies alike.
 const MARKER: (&str, &str) = ("jasm.codnod.io/managed-by", "jasm");
@@ -26,8 +26,16 @@ pub(super) struct SecretBody<'a> {
     kind: &'static str,
     r#type: &'static str,
     metadata: Metadata<'a>,
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "in_base64")]
-    data: Option<&'a SecretData>,
+    #[serde(skip_serializing_if = "Data::is_none")]
+    data: Data<'a>,
+}
+
+/// What stands under `data`.
+enum Data<'a> {
+    None,
+    /// Key and base64: what the API server asks of a type before any policy sees the object. Never stored.
+    Placeholder(&'static [(&'static str, &'static str)]),
+    Of(&'a SecretData),
 }
 
 #[derive(Serialize)]
@@ -42,12 +50,12 @@ struct Metadata<'a> {
 }
 
 impl<'a> SecretBody<'a> {
-    /// An Opaque Secret without data, marked as ours.
+    /// A Secret without data, marked as ours; its type is Opaque.
     pub(super) fn new(namespace: &'a str, name: &'a str) -> Self {
         Self {
             api_version: "v1",
             kind: "Secret",
-            r#type: "Opaque",
+            r#type: SecretType::Opaque.as_str(),
             metadata: Metadata {
                 name,
                 namespace,
@@ -55,7 +63,7 @@ impl<'a> SecretBody<'a> {
                 labels: BTreeMap::from([MARKER, RECOMMENDED]),
                 annotations: BTreeMap::new(),
             },
-            data: None,
+            data: Data::None,
         }
     }
 
@@ -69,8 +77,25 @@ impl<'a> SecretBody<'a> {
         self
     }
 
+    pub(super) fn of_type(mut self, secret_type: SecretType) -> Self {
+        self.r#type = secret_type.as_str();
+        self
+    }
+
+    /// The keys without which the API server takes no Secret of this type, for a probe.
+    pub(super) fn placeholder(mut self, secret_type: SecretType) -> Self {
+        self.data = match secret_type {
+            SecretType::Opaque => Data::None,
+            SecretType::Tls => Data::Placeholder(&[("tls.crt", ""), ("tls.key", "")]),
+            SecretType::DockerConfigJson => Data::Placeholder(&[(".dockerconfigjson", "e30=")]),
+            SecretType::BasicAuth => Data::Placeholder(&[("username", "")]),
+            SecretType::SshAuth => Data::Placeholder(&[("ssh-privatekey", "eA==")]),
+        };
+        self.of_type(secret_type)
+    }
+
     pub(super) fn data(mut self, data: &'a SecretData) -> Self {
-        self.data = Some(data);
+        self.data = Data::Of(data);
         self
     }
 
@@ -88,7 +113,11 @@ impl<'a> SecretBody<'a> {
 
     /// The JSON. Its memory is allocated once, so that no copy stays behind, and zeroized in the end.
     pub(super) fn into_bytes(self) -> Bytes {
-        let mut json = Zeroizing::new(Vec::with_capacity(self.data.map_or(ENVELOPE_BYTES, Self::max_bytes)));
+        let capacity = match self.data {
+            Data::Of(data) => Self::max_bytes(data),
+            Data::None | Data::Placeholder(_) => ENVELOPE_BYTES,
+        };
+        let mut json = Zeroizing::new(Vec::with_capacity(capacity));
         // Writing texts into memory cannot fail.
         let written = serde_json::to_writer(&mut *json, &self);
         debug_assert!(written.is_ok());
@@ -96,18 +125,29 @@ impl<'a> SecretBody<'a> {
     }
 }
 
-fn in_base64<S: Serializer>(data: &Option<&SecretData>, serializer: S) -> Result<S::Ok, S::Error> {
-    struct Encoded<'a>(&'a [u8]);
-    impl Serialize for Encoded<'_> {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            serializer.collect_str(&Base64Display::new(self.0, &STANDARD))
+impl Data<'_> {
+    fn is_none(&self) -> bool {
+        matches!(self, Self::None)
+    }
+}
+
+impl Serialize for Data<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::None => serializer.serialize_none(),
+            Self::Placeholder(pairs) => serializer.collect_map(pairs.iter().copied()),
+            // Not through a text of its own, which would stay behind.
+            Self::Of(data) => serializer.collect_map(data.iter().map(|(key, value)| (key, InBase64(value)))),
         }
     }
-    let mut map = serializer.serialize_map(None)?;
-    for (key, value) in data.iter().flat_map(|data| data.iter()) {
-        map.serialize_entry(key, &Encoded(value))?;
+}
+
+struct InBase64<'a>(&'a [u8]);
+
+impl Serialize for InBase64<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&Base64Display::new(self.0, &STANDARD))
     }
-    map.end()
 }
 
 /// A value as the probe can give it back: printable ASCII without blanks, everything else as `%XX`, cut to 1,024 bytes.
@@ -130,11 +170,12 @@ pub(super) fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{mapping, secret_value::SecretPayload};
+    use crate::{mapping, request::Template, secret_value::SecretPayload};
 
     #[test]
     fn the_object_has_our_labels_and_the_data_in_base64() {
-        let data = mapping::map(&SecretPayload::new(br#"{"a":"hunter2","b":""}"#.to_vec(), "v")).expect("data");
+        let data = mapping::map(&Template::default(), &SecretPayload::new(br#"{"a":"hunter2","b":""}"#.to_vec(), "v"))
+            .expect("data");
         let body = SecretBody::new("ns", "app").annotate("k", "a b").data(&data).replacing(Some("7")).into_bytes();
         let got: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
         let want = serde_json::json!({

@@ -46,6 +46,7 @@ use crate::{
     metrics::Metrics,
     pod::PodView,
     policy::AdmittedRequest,
+    request::SecretType,
     workload::{self, Workload},
 };
 
@@ -174,12 +175,13 @@ impl Targets {
         let target = Target { namespace: pod.namespace(), name: admitted.request().secret_name.clone() };
         let mut wish =
             Wish { source: body::printable(&admitted.request().source_id()), asked, workload: Workload::by_name(pod) };
+        let secret_type = admitted.request().template.secret_type;
         let (mut turn, alone) = self.turns.take(&target).await;
         let early = urgency == Urgency::Starting && alone && self.freshness.is_zero() && !is_known_fresh(&turn, &wish);
         let (mut value, mut ready) = (std::pin::pin!(maybe_done(value)), None);
         for _ in 0..TRIES {
             let meanwhile = (early && ready.is_none()).then_some(value.as_mut());
-            let held = beside(self.probe(&target), meanwhile).await?;
+            let held = beside(self.probe(&target, secret_type), meanwhile).await?;
             let held = match held {
                 Found::Absent => None,
                 Found::NamespaceGone => return Ok(Outcome::NamespaceGone),
@@ -205,8 +207,11 @@ impl Targets {
     }
 
     /// What is there, without a right to read.
-    async fn probe(&self, target: &Target) -> Result<Found, TargetError> {
+    ///
+    /// With the type that is wanted and its keys: the API server answers for others before any policy does.
+    async fn probe(&self, target: &Target, secret_type: SecretType) -> Result<Found, TargetError> {
         let body = SecretBody::new(target.namespace.as_str(), target.name.as_str())
+            .placeholder(secret_type)
             .annotate(PROBE, "true")
             .annotate(SOURCE, "v1:probe:probe")
             .annotate(NODE, &self.node);
@@ -270,6 +275,7 @@ impl Targets {
         let verb = if held.is_some() { Verb::Update } else { Verb::Create };
         let _reserved = self.bodies.reserve(SecretBody::max_bytes(&value.data)).await;
         let body = SecretBody::new(target.namespace.as_str(), target.name.as_str())
+            .of_type(admitted.request().template.secret_type)
             .annotate(SOURCE, &wish.source)
             .annotate(SOURCE_PATH, &admitted.request().remote.path)
             .annotate(SOURCE_VERSION, &value.version)

@@ -108,23 +108,30 @@ async fn each_trouble_of_the_store_keeps_the_last_good_value() {
 async fn a_value_that_cannot_become_a_secret_says_why_and_keeps_the_last_good_one() {
     let scene = Scene::set().await;
     let large = json!({"A": "x".repeat(1_100_000)}).to_string();
+    let object = json!({"format": "json"});
     let values = [
-        ("text", "not json", "SecretInvalid", "not JSON"),
-        ("array", r#"["a"]"#, "SecretInvalid", "JSON of another type"),
-        ("cut", r#"{"A":"go"#, "SecretInvalid", "ends too early"),
-        ("key", r#"{"A/B":"x"}"#, "SecretInvalid", "`A/B` cannot be"),
-        ("twice", r#"{"A":"x","A":"y"}"#, "SecretInvalid", "`A` twice"),
-        ("empty", "{}", "SecretInvalid", "empty"),
-        ("large", large.as_str(), "SecretTooLarge", "at most 1048576"),
+        ("text", object.clone(), "not json", "SecretInvalid", "not JSON"),
+        ("array", object, r#"["a"]"#, "SecretInvalid", "JSON of another type"),
+        ("cut", json!({}), r#"{"A":"go"#, "SecretInvalid", "ends too early"),
+        ("key", json!({}), r#"{"A/B":"x"}"#, "SecretInvalid", "`A/B` cannot be"),
+        ("twice", json!({}), r#"{"A":"x","A":"y"}"#, "SecretInvalid", "`A` twice"),
+        ("empty", json!({}), "{}", "SecretInvalid", "empty"),
+        ("large", json!({}), large.as_str(), "SecretTooLarge", "at most 1048576"),
+        ("missing", json!({"keys": ["A"]}), r#"{"AA":"x"}"#, "SecretKeyMissing", "no key `A`; did you mean `AA`?"),
+        ("null", json!({"keys": ["A"]}), r#"{"A":null}"#, "SecretKeyMissing", "it is null there"),
     ];
-    for (case, value, reason, want) in values {
+    for (case, fields, value, reason, want) in values {
         let path = scene.store.seed(case, r#"{"A":"good"}"#).await;
-        scene.pod(&format!("{case}-1")).asks(&path, case).create().await;
+        let mut request = json!({"provider": "aws-secretsmanager", "path": path, "secretName": case});
+        for (field, value) in fields.as_object().expect("fields") {
+            request[field] = value.clone();
+        }
+        scene.pod(&format!("{case}-1")).request(&request.to_string()).create().await;
         let good = scene.namespace.wait_for_data(case, [("A", "good")]).await;
         later_than(&good).await;
         scene.store.put(&path, value).await;
 
-        let pod = scene.pod(&format!("{case}-2")).asks(&path, case).create().await;
+        let pod = scene.pod(&format!("{case}-2")).request(&request.to_string()).create().await;
 
         let note = warning(&scene, &pod, reason).await;
         assert!(note.contains(want) && note.contains(&path), "case: {case}: {note}");

@@ -1,0 +1,160 @@
+//! A JSON object whose values stay as they stand in the text.
+//!
+//! `serde_json::Value` would alter numbers (`1.10`, `12345678901234567890123`), and its maps keep the last of two equal
+//! keys.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::{
+    Deserialize,
+    de::{Deserializer, MapAccess, Visitor},
+};
+use serde_json::value::RawValue;
+use zeroize::Zeroizing;
+
+use super::{MappingError, not_an_object};
+
+/// The members of an object by key; no key stands twice.
+pub(super) struct Object<'a>(BTreeMap<String, &'a RawValue>);
+
+impl<'a> Object<'a> {
+    pub(super) fn parse(text: &'a str) -> Result<Self, MappingError> {
+        let members: Members<'a> = serde_json::from_str(text).map_err(|error| explain(text, &error))?;
+        let mut object = BTreeMap::new();
+        for (key, value) in members.0 {
+            if object.insert(key.clone(), value).is_some() {
+                return Err(MappingError::DuplicateKey { key });
+            }
+        }
+        Ok(Self(object))
+    }
+
+    pub(super) fn members(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {
+        self.0.iter().map(|(key, value)| (key.as_str(), *value))
+    }
+
+    /// The value of a key, or, where there is no such key and it begins with `/`, of an RFC 6901 pointer.
+    pub(super) fn find(&self, key: &str) -> Result<Option<&'a RawValue>, MappingError> {
+        if let Some(value) = self.0.get(key) {
+            return Ok(Some(value));
+        }
+        let Some(pointer) = key.strip_prefix('/') else {
+            return Ok(None);
+        };
+        let mut tokens = pointer.split('/').map(|token| token.replace("~1", "/").replace("~0", "~"));
+        let mut found = tokens.next().and_then(|token| self.0.get(&token).copied());
+        for token in tokens {
+            found = match found {
+                Some(value) => step(value, &token)?,
+                None => return Ok(None),
+            };
+        }
+        Ok(found)
+    }
+}
+
+/// One step of a pointer, into an object or an array.
+fn step<'a>(value: &'a RawValue, token: &str) -> Result<Option<&'a RawValue>, MappingError> {
+    match value.get().as_bytes().first() {
+        Some(b'{') => Ok(Object::parse(value.get())?.0.remove(token)),
+        Some(b'[') => {
+            let all: Vec<&RawValue> =
+                serde_json::from_str(value.get()).map_err(|error| explain(value.get(), &error))?;
+            Ok(index(token).and_then(|index| all.get(index).copied()))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// RFC 6901: digits without a leading zero.
+fn index(token: &str) -> Option<usize> {
+    let plain = token == "0" || (!token.starts_with('0') && token.bytes().all(|byte| byte.is_ascii_digit()));
+    if plain { token.parse().ok() } else { None }
+}
+
+/// The bytes of one value.
+pub(super) fn to_bytes(value: &RawValue) -> Result<Zeroizing<Vec<u8>>, MappingError> {
+    let raw = value.get();
+    let bytes = match raw.as_bytes().first() {
+        Some(b'"') => serde_json::from_str::<String>(raw)
+            .map_err(|_| not_an_object("a text in it is not well formed"))?
+            .into_bytes(),
+        Some(b'n') => Vec::new(),
+        _ => raw.as_bytes().to_vec(),
+    };
+    Ok(Zeroizing::new(bytes))
+}
+
+/// serde_json's own text may quote the value ("invalid type: string \"hunter2\""), so only its place is used.
+fn explain(text: &str, error: &serde_json::Error) -> MappingError {
+    use serde_json::error::Category;
+    match error.classify() {
+        _ if text.trim().is_empty() => not_an_object("it is empty"),
+        Category::Eof => not_an_object("it ends too early"),
+        Category::Data => not_an_object("it is JSON of another type"),
+        _ => not_an_object(format!("not JSON at line {}, column {}", error.line(), error.column())),
+    }
+}
+
+/// The members of an object in their order.
+struct Members<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect;
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(Collect)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_taken_literally_before_it_is_a_pointer() {
+        let text = r#"{"/a":"literal","a":{"b":[10,{"c":1.10}],"x/y":1,"x~y":2,"":3,"a~1b":4},"0":5}"#;
+        let object = Object::parse(text).expect("an object");
+        let cases = [
+            ("a literal key", "/a", Some("\"literal\"")),
+            ("into an object and an array", "/a/b/1/c", Some("1.10")),
+            ("a whole array", "/a/b", Some("[10,{\"c\":1.10}]")),
+            ("an escaped slash", "/a/x~1y", Some("1")),
+            ("an escaped tilde", "/a/x~0y", Some("2")),
+            ("escapes are undone once", "/a/a~01b", Some("4")),
+            ("the empty key", "/a/", Some("3")),
+            ("a number as a key", "/0", Some("5")),
+            ("behind the end", "/a/b/2", None),
+            ("a leading zero", "/a/b/00", None),
+            ("the place after the last", "/a/b/-", None),
+            ("a sign", "/a/b/+1", None),
+            ("into a number", "/a/b/0/x", None),
+            ("nothing there", "/x/y", None),
+            ("no pointer", "a/b", None),
+        ];
+        for (case, key, want) in cases {
+            let found = object.find(key).expect(case).map(RawValue::get);
+            assert_eq!(found, want, "case: {case}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_stands_twice_on_the_way_is_refused() {
+        let object = Object::parse(r#"{"a":{"b":1,"b":2}}"#).expect("an object");
+        assert_eq!(object.find("/a/b").err(), Some(MappingError::DuplicateKey { key: "b".into() }));
+    }
+}
