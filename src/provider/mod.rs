@@ -4,6 +4,7 @@ mod aws_secrets_manager;
 mod credentials;
 mod error;
 mod in_flight;
+mod instances;
 mod registry;
 
 use std::{collections::BTreeMap, fmt};
@@ -13,7 +14,8 @@ use serde::Deserialize;
 
 pub use error::ProviderError;
 pub use in_flight::{FetchKey, Fetched, InFlight};
-pub use registry::{InstanceConfig, ProvidersError, Registry, read_instances};
+pub use instances::{InstanceConfig, ProvidersError, read_instances};
+pub use registry::Registry;
 
 use crate::{request::RemoteRef, secret_value::SecretPayload};
 
