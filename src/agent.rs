@@ -22,6 +22,8 @@ use crate::{
     report::Reporter,
     target::{Admission, TargetConfig, Targets},
     watch,
+    workload::Workloads,
+    workload_annotations::WorkloadAnnotations,
 };
 
 /// How long what is under way may go on after SIGTERM.
@@ -67,7 +69,8 @@ impl Parts {
         let changes = Arc::new(Changes::default());
         let policy = PolicyFile::load(&config.policy_file, Arc::clone(&metrics), Arc::clone(&changes))?;
         let instances = read_instances(&config.providers_file)?;
-        let registry = Registry::new(instances, Arc::clone(&metrics)).await.map_err(StartError::Instance)?;
+        let registry =
+            Registry::new(instances, Arc::clone(&metrics), Arc::clone(&changes)).await.map_err(StartError::Instance)?;
         Ok(Self { metrics, changes, policy: Arc::new(policy), registry: Arc::new(registry) })
     }
 }
@@ -124,6 +127,8 @@ pub async fn run(config: Config, metrics: Arc<Metrics>) -> Result<(), StartError
 }
 
 fn context(parts: &Parts, config: &Config, client: Client, clock: Arc<ApiClock>, reporter: Reporter) -> Context {
+    let reads = config.workload_annotations;
+    let workloads = if reads { Workloads::read_by(client.clone()) } else { Workloads::by_names() };
     let target = TargetConfig {
         node: config.node_name.clone(),
         own_namespace: client.default_namespace().to_owned(),
@@ -134,9 +139,10 @@ fn context(parts: &Parts, config: &Config, client: Client, clock: Arc<ApiClock>,
         values: ByteBudget::for_values(),
         policy: Arc::clone(&parts.policy),
         registry: Arc::clone(&parts.registry),
-        targets: Targets::new(client, target, clock, Arc::clone(&parts.metrics), Arc::clone(&parts.changes)),
+        workload_annotations: reads.then(|| WorkloadAnnotations::new(client.clone())),
+        targets: Targets::new(client, workloads, target, clock, Arc::clone(&parts.metrics), Arc::clone(&parts.changes)),
         reporter,
-        progress: Arc::new(Progress::default()),
+        progress: Arc::new(Progress::new(reads)),
         changes: Arc::clone(&parts.changes),
         seen: SeenClock::default(),
         freshness: config.freshness,
@@ -166,6 +172,9 @@ fn serve_probes(
 
 /// What keeps the agent from being ready. A refusal in one namespace never does.
 fn unready(admission: &Admission, progress: &Progress) -> Option<&'static str> {
+    if !admission.has_rights() {
+        return Some("RBAC lets the agent write no Secret, not even in its own namespace: apply rbac/");
+    }
     if !admission.is_enforced() {
         return Some("the admission policies of rbac/ are not known to be in force; the agent's log says which");
     }

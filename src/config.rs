@@ -41,6 +41,9 @@ pub struct Flags {
         allow_hyphen_values = true
     )]
     freshness: String,
+    /// Serve pods also by the annotation of their workload: true or false
+    #[arg(long, env = "JASM_WORKLOAD_ANNOTATIONS", global = true, value_name = "BOOL", default_value = "true")]
+    workload_annotations: String,
     /// Log lines: json or text
     #[arg(long, env = "JASM_LOG_FORMAT", global = true, value_name = "FORMAT", default_value = "json")]
     log_format: String,
@@ -83,6 +86,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// How much older than its pod a value may be.
     pub freshness: Duration,
+    /// Whether workloads are read: for their annotations, and for who holds a name.
+    pub workload_annotations: bool,
     /// Form of log lines.
     pub log_format: LogFormat,
     /// Of our own log lines.
@@ -119,6 +124,12 @@ impl TryFrom<Flags> for Config {
                 "an IP address and a port are allowed, as in 0.0.0.0:8080 or [::]:8080",
             )?,
             freshness: freshness(&flags.freshness)?,
+            workload_annotations: value(
+                "--workload-annotations",
+                "JASM_WORKLOAD_ANNOTATIONS",
+                &flags.workload_annotations,
+                "true and false are allowed",
+            )?,
             log_format: value("--log-format", "JASM_LOG_FORMAT", &flags.log_format, "json and text are allowed")?,
             log_level: value(
                 "--log-level",
@@ -181,6 +192,7 @@ mod tests {
             providers_file: "/etc/jasm/providers.yaml".into(),
             listen: "0.0.0.0:8080".parse().expect("an address"),
             freshness: Duration::ZERO,
+            workload_annotations: true,
             log_format: LogFormat::Json,
             log_level: Level::INFO,
             journald: false,

@@ -33,7 +33,7 @@ impl Delays {
             // is to stay small. Later the outage is a long one, and a whole cluster asks.
             Retry::Transient => (Box::new(doubling(0.2, 5.0).take(SOON).chain(doubling(10.0, 30.0))), 0.0),
             Retry::Throttled => (doubling(0.2, 30.0), 0.0),
-            Retry::Rights => (doubling(1.0, 600.0), 0.5),
+            Retry::Rights => (doubling(1.0, 30.0), 0.5),
             Retry::Absent => (doubling(30.0, 600.0), 0.5),
             Retry::Denied => (doubling(300.0, 1800.0), 0.5),
             Retry::Foreign => (doubling(300.0, 300.0), 0.5),

@@ -1,12 +1,14 @@
 //! The umbrella error of a sync: what the pod's owner is told (`Display`), under which reason, and when to try again.
 
-use std::{error::Error, fmt::Write as _, sync::Arc};
+use std::{error::Error, fmt::Write as _};
+
+use tokio::time::Instant;
 
 use crate::{
     annotations::quoted,
     mapping::MappingError,
     policy::Denied,
-    provider::{ProviderError, ProviderName},
+    provider::{FetchError, ProviderError, ProviderName},
     request::RequestError,
     target::TargetError,
 };
@@ -66,7 +68,7 @@ pub enum Retry {
     Transient,
     /// Too many requests: full jitter up to 0.2 s, doubling to 30 s.
     Throttled,
-    /// A right of the agent's own is missing: from 1 s to 10 min.
+    /// A right of the agent's own is missing: from 1 s to 30 s, and when it is found to be back.
     Rights,
     /// Nothing there yet: from 30 s to 10 min.
     Absent,
@@ -89,7 +91,7 @@ pub enum SyncError {
     Denied(#[from] Denied),
     /// The store.
     #[error(transparent)]
-    Provider(#[from] Arc<ProviderError>),
+    Provider(#[from] FetchError),
     /// The value.
     #[error("the value of {} from {provider} cannot be used: {problem}", quoted(.path))]
     Mapping {
@@ -133,11 +135,32 @@ impl SyncError {
     pub fn retry(&self) -> Retry {
         match self {
             Self::Request(_) | Self::Denied(_) => Retry::OnChange,
-            Self::Provider(error) => error.retry(),
+            Self::Provider(error) => error.provider_error().retry(),
             // The source has to change first; asking for it is a fetch, so it is asked slowly.
             Self::Mapping { .. } | Self::Panicked { .. } => Retry::Absent,
             Self::Target(error) => error.retry(),
         }
+    }
+
+    /// When to try again at the earliest and the latest, where that is not for this request alone to say.
+    pub fn again_at(&self) -> Option<Instant> {
+        match self {
+            Self::Provider(error) => error.again_at(),
+            _ => None,
+        }
+    }
+
+    /// Whether a change of the agent's surroundings (policy, admission, rights, a store that is back) ends the wait.
+    pub fn ends_with_a_change(&self) -> bool {
+        match self {
+            Self::Provider(error) => error.is_announced(),
+            _ => matches!(self.retry(), Retry::OnChange | Retry::Rights),
+        }
+    }
+
+    /// Whether it stands from before: nobody was asked for this attempt.
+    pub fn is_remembered(&self) -> bool {
+        matches!(self, Self::Provider(error) if error.is_remembered())
     }
 
     /// What failed, finer than the reason: the `action` of the Event, so that a different failure of the same reason
@@ -146,7 +169,7 @@ impl SyncError {
         match self {
             Self::Request(_) => "ParseAnnotation",
             Self::Denied(_) => "AdmitRequest",
-            Self::Provider(error) => match **error {
+            Self::Provider(error) => match error.provider_error() {
                 ProviderError::NotFound { .. } => "FetchNotFound",
                 ProviderError::Unreadable { .. } => "FetchUnreadable",
                 ProviderError::AccessDenied { .. } => "FetchAccessDenied",
@@ -192,6 +215,10 @@ mod tests {
 
     /// A text that only a store or the API server would write.
     const FOREIGN: &str = "text-of-another-program";
+
+    fn answered(error: ProviderError) -> SyncError {
+        FetchError::answered(std::sync::Arc::new(error), None).into()
+    }
 
     fn provider_errors() -> Vec<ProviderError> {
         let provider = || ProviderName::for_test("aws");
@@ -254,7 +281,7 @@ mod tests {
     /// Every variant has a text of one line that names what to do, fits an Event, and holds nothing of its source.
     #[test]
     fn every_error_tells_what_failed_and_nothing_that_others_wrote() {
-        let providers = provider_errors().into_iter().map(|error| SyncError::from(Arc::new(error)));
+        let providers = provider_errors().into_iter().map(answered);
         let targets = target_errors().into_iter().map(SyncError::from);
         let mut all: Vec<SyncError> = providers.chain(targets).collect();
         all.push(SyncError::Request(
@@ -319,7 +346,7 @@ mod tests {
     #[test]
     fn the_chain_says_each_thing_once() {
         let error = ProviderError::Throttled { provider: ProviderName::for_test("aws"), source: FOREIGN.into() };
-        let error = SyncError::from(Arc::new(error));
+        let error = answered(error);
         let want = format!("aws throttles requests; the agent retries with backoff: {FOREIGN}");
         assert_eq!(chain(&error), want);
     }

@@ -20,6 +20,7 @@ use crate::{
     reconcile::Context,
     report::Reporter,
     target::{TargetConfig, Targets},
+    workload::Workloads,
 };
 
 /// What a scripted API server answers.
@@ -100,8 +101,18 @@ impl Scene {
         let clock = Arc::new(ApiClock::default());
         let context = Context {
             policy: Arc::new(PolicyFile::load(&policy, Arc::clone(&metrics), Arc::clone(&changes)).expect("a policy")),
-            registry: Arc::new(Registry::new(instances, Arc::clone(&metrics)).await.expect("a registry")),
-            targets: Targets::new(client, target, Arc::clone(&clock), Arc::clone(&metrics), Arc::clone(&changes)),
+            registry: Arc::new(
+                Registry::new(instances, Arc::clone(&metrics), Arc::clone(&changes)).await.expect("a registry"),
+            ),
+            workload_annotations: None,
+            targets: Targets::new(
+                client,
+                Workloads::by_names(),
+                target,
+                Arc::clone(&clock),
+                Arc::clone(&metrics),
+                Arc::clone(&changes),
+            ),
             reporter,
             progress: Arc::default(),
             changes,

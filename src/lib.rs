@@ -20,7 +20,7 @@
 //! | [`annotations`], [`request`] | annotation text to `SecretRequest`s, strict | no |
 //! | [`policy`] | who may have what; the only way to an `AdmittedRequest` | no |
 //! | [`policy_file`] | the policy on disk, reloaded on change | reads files |
-//! | [`workload`] | the top owner of a pod | GET metadata |
+//! | [`workload`], [`workload_annotations`] | the top owner of a pod; what it asks for on the pod's behalf | GET metadata |
 //! | [`provider`] | the stores, one adapter each; one fetch per key at a time | stores, providers.yaml |
 //! | [`secret_value`] | a value that is zeroized and never printed | no |
 //! | [`mapping`] | value to Secret data | no |
@@ -75,3 +75,4 @@ pub mod target;
 pub mod telemetry;
 pub mod watch;
 pub mod workload;
+pub mod workload_annotations;

@@ -29,6 +29,11 @@ struct ProviderLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct InstanceLabel {
+    provider: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PolicyLabel {
     sha256: String,
 }
@@ -46,6 +51,7 @@ pub struct Metrics {
     waiting: Family<ReasonLabel, Gauge>,
     sync_seconds: Histogram,
     provider_requests: Family<ProviderLabels, Counter>,
+    provider_trouble: Family<InstanceLabel, Gauge>,
     policy_info: Family<PolicyLabel, Gauge>,
     policy_reload_ok: Gauge,
     admission_enforced: Gauge,
@@ -63,6 +69,7 @@ impl Default for Metrics {
             waiting: Family::default(),
             sync_seconds: Histogram::new(buckets),
             provider_requests: Family::default(),
+            provider_trouble: Family::default(),
             policy_info: Family::default(),
             policy_reload_ok: Gauge::default(),
             admission_enforced: Gauge::default(),
@@ -93,6 +100,11 @@ impl Metrics {
             self.sync_seconds.clone(),
         );
         r.register("jasm_provider_requests", "Requests to stores, by outcome", self.provider_requests.clone());
+        r.register(
+            "jasm_provider_in_trouble",
+            "1 while a store answers nobody and one request at a time tries",
+            self.provider_trouble.clone(),
+        );
         r.register("jasm_policy_info", "The policy in force: digest of its files", self.policy_info.clone());
         r.register(
             "jasm_policy_last_reload_successful",
@@ -128,6 +140,11 @@ impl Metrics {
     pub fn provider_request(&self, provider: &ProviderName, result: &'static str) {
         let labels = ProviderLabels { provider: provider.to_string(), result };
         self.provider_requests.get_or_create(&labels).inc();
+    }
+
+    /// Whether a store is in trouble.
+    pub fn circuit(&self, provider: &ProviderName, open: bool) {
+        self.provider_trouble.get_or_create(&InstanceLabel { provider: provider.to_string() }).set(i64::from(open));
     }
 
     /// How many requests wait, by reason; reasons that are not named fall to zero.

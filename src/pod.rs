@@ -21,6 +21,11 @@ const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 /// Set by the Deployment controller; lets the Deployment's name be told from the ReplicaSet's without a request.
 const TEMPLATE_HASH_LABEL: &str = "pod-template-hash";
 
+/// Why a container waits whose environment names a Secret that is not there.
+const CONFIG_ERROR: &str = "CreateContainerConfigError";
+/// The condition that is false until a pod's volumes and sandbox are there.
+const READY_TO_START: &str = "PodReadyToStartContainers";
+
 /// The namespace of a pod, and so of every Secret written for it.
 ///
 /// Only [`PodView::namespace`] makes one, so that no request can name another namespace.
@@ -55,6 +60,7 @@ pub struct PodView {
     pub service_account: String,
     phase: Phase,
     scheduled_at: Option<Timestamp>,
+    hangs: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -81,20 +87,38 @@ impl PodView {
         self.metadata.uid.as_deref().unwrap_or_default()
     }
 
-    /// What the pod asks for, or `None` where there is nothing for the agent to do: no annotation, a mirror pod,
+    /// What the pod itself asks for, or `None` where there is nothing for the agent to do: no annotation, a mirror pod,
     /// or a pod that is terminating or done.
     pub fn asks(&self) -> Option<&str> {
+        self.annotations_in_use().and_then(|annotations| annotations.get(SYNC_ANNOTATION)).map(String::as_str)
+    }
+
+    /// Whether the pod has what its workload asks for: it has a workload, and no annotation of its own. Not in `kube-*`,
+    /// where the agent may write nothing.
+    pub fn may_inherit(&self) -> bool {
+        let own =
+            self.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(SYNC_ANNOTATION));
+        let protected = self.metadata.namespace.as_deref().is_none_or(|namespace| namespace.starts_with("kube-"));
+        self.annotations_in_use().is_some() && !own && !protected && self.controller().is_some()
+    }
+
+    /// `None` for a pod that needs no Secret any more, or cannot use one.
+    fn annotations_in_use(&self) -> Option<&BTreeMap<String, String>> {
+        static NONE: BTreeMap<String, String> = BTreeMap::new();
+        let annotations = self.metadata.annotations.as_ref().unwrap_or(&NONE);
         let idle = self.phase == Phase::Done || self.metadata.deletion_timestamp.is_some();
-        let annotations = self.metadata.annotations.as_ref()?;
-        if idle || annotations.contains_key(MIRROR_ANNOTATION) {
-            return None;
-        }
-        annotations.get(SYNC_ANNOTATION).map(String::as_str)
+        (!idle && !annotations.contains_key(MIRROR_ANNOTATION)).then_some(annotations)
     }
 
     /// Whether its containers run already, so that it found its Secrets.
     pub fn is_running(&self) -> bool {
         self.phase == Phase::Running
+    }
+
+    /// Whether it looks as if its containers could not start for want of something, as a Secret that somebody deleted:
+    /// a container waits for its configuration, or the pod for its volumes. Each pod does for a moment.
+    pub fn hangs(&self) -> bool {
+        self.hangs
     }
 
     /// The later of the pod's creation and its scheduling, both by the API server's clock, in whole seconds.
@@ -192,10 +216,44 @@ struct WireSpec {
 }
 
 #[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
 struct WireStatus {
     phase: Option<String>,
     #[serde(default)]
     conditions: Vec<WireCondition>,
+    #[serde(default)]
+    container_statuses: Vec<WireContainer>,
+    #[serde(default)]
+    init_container_statuses: Vec<WireContainer>,
+}
+
+#[derive(Deserialize)]
+struct WireContainer {
+    #[serde(default)]
+    state: WireState,
+}
+
+#[derive(Deserialize, Default)]
+struct WireState {
+    waiting: Option<WireWaiting>,
+}
+
+#[derive(Deserialize)]
+struct WireWaiting {
+    reason: Option<String>,
+}
+
+impl WireStatus {
+    fn has(&self, kind: &str, status: &str) -> Option<&WireCondition> {
+        self.conditions.iter().find(|condition| condition.kind == kind && condition.status == status)
+    }
+
+    fn hangs(&self) -> bool {
+        let mut containers = self.container_statuses.iter().chain(&self.init_container_statuses);
+        let reasons = |container: &WireContainer| container.state.waiting.as_ref().and_then(|it| it.reason.clone());
+        containers.any(|container| reasons(container).as_deref() == Some(CONFIG_ERROR))
+            || self.has(READY_TO_START, "False").is_some()
+    }
 }
 
 #[derive(Deserialize)]
@@ -213,10 +271,8 @@ impl From<Wire> for PodView {
         meta.annotations.retain(|key, _| key == SYNC_ANNOTATION || key == MIRROR_ANNOTATION);
         meta.labels.retain(|key, _| key == TEMPLATE_HASH_LABEL);
         meta.owner_references.retain(|owner| owner.controller == Some(true));
-        let scheduled = status
-            .conditions
-            .into_iter()
-            .find(|condition| condition.kind == "PodScheduled" && condition.status == "True");
+        let scheduled_at =
+            status.has("PodScheduled", "True").and_then(|condition| condition.last_transition_time.as_ref());
         Self {
             metadata: ObjectMeta {
                 name: meta.name,
@@ -236,7 +292,8 @@ impl From<Wire> for PodView {
                 Some("Succeeded" | "Failed") => Phase::Done,
                 _ => Phase::Pending,
             },
-            scheduled_at: scheduled.and_then(|condition| condition.last_transition_time).map(|time| time.0),
+            scheduled_at: scheduled_at.map(|time| time.0),
+            hangs: status.hangs(),
         }
     }
 }
@@ -286,6 +343,49 @@ mod tests {
         ];
         for (case, change) in cases {
             assert_eq!(pod(change).asks(), None, "case: {case}");
+        }
+    }
+
+    #[test]
+    fn a_pod_of_a_workload_inherits_unless_it_asks_itself() {
+        type Change = fn(&mut serde_json::Value);
+        let owner =
+            json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "u", "controller": true}]);
+        let cases: &[(&str, Change, bool)] = &[
+            ("of a workload", |_| {}, true),
+            ("one that asks", |pod| pod["metadata"]["annotations"] = json!({SYNC_ANNOTATION: ""}), false),
+            ("bare", |pod| pod["metadata"]["ownerReferences"] = json!([]), false),
+            ("not controlled", |pod| pod["metadata"]["ownerReferences"][0]["controller"] = json!(false), false),
+            ("done", |pod| pod["status"]["phase"] = json!("Failed"), false),
+            ("terminating", |pod| pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:06Z"), false),
+            ("in a namespace of the cluster's", |pod| pod["metadata"]["namespace"] = json!("kube-system"), false),
+        ];
+        for (case, change, want) in cases {
+            let pod = pod(|pod| {
+                pod["metadata"]["annotations"] = json!({});
+                pod["metadata"]["ownerReferences"] = owner.clone();
+                change(pod);
+            });
+            assert_eq!(pod.may_inherit(), *want, "case: {case}");
+        }
+    }
+
+    #[test]
+    fn a_pod_hangs_while_its_containers_or_volumes_wait() {
+        let with = |status: serde_json::Value| pod(|pod| pod["status"] = status).hangs();
+        let waiting = |reason: &str| json!([{"name": "a", "state": {"waiting": {"reason": reason}}}]);
+        let condition = |status: &str| json!({"conditions": [{"type": "PodReadyToStartContainers", "status": status}]});
+        let cases = [
+            ("new", json!({}), false),
+            ("config", json!({"containerStatuses": waiting("CreateContainerConfigError")}), true),
+            ("init", json!({"initContainerStatuses": waiting("CreateContainerConfigError")}), true),
+            ("image", json!({"containerStatuses": waiting("ImagePullBackOff")}), false),
+            ("runs", json!({"containerStatuses": [{"name": "a", "state": {"running": {}}}]}), false),
+            ("volumes", condition("False"), true),
+            ("sandbox", condition("True"), false),
+        ];
+        for (case, status, want) in cases {
+            assert_eq!(with(status), want, "case: {case}");
         }
     }
 

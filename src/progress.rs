@@ -17,6 +17,8 @@ use crate::{
     error::{Reason, Retry, SyncError},
     pod::PodView,
     request::{RequestError, SecretName, SecretRequest},
+    target::Outcome,
+    workload_annotations::Inherited,
 };
 
 /// One thing that a pod's annotation asks for, or the reason why it asks for nothing.
@@ -42,6 +44,8 @@ pub struct Due {
     pub edited_at: Option<Timestamp>,
     /// How often it was tried before, in vain.
     pub failures: u32,
+    /// It was served before, and the pod hangs all the same.
+    pub hangs: bool,
     /// The changes that were known when it became due.
     changes: u64,
 }
@@ -53,11 +57,33 @@ pub struct Verdict {
     pub tell: bool,
     /// When it is tried again.
     pub retry_in: Duration,
+    /// How often it failed so far.
+    pub failures: u32,
 }
 
-/// Every pod of the node that asks for something.
+/// When the Secrets of a pod that hangs are looked at again: since it began to hang, then since the last look.
+const HANG_LOOKS: [Duration; 3] = [Duration::from_secs(5), Duration::from_secs(30), Duration::from_secs(300)];
+
+/// Every pod of the node that asks for something, or may do so by its workload.
 #[derive(Debug, Default)]
-pub struct Progress(Mutex<Pods>);
+pub struct Progress {
+    pods: Mutex<Pods>,
+    inherits: bool,
+}
+
+/// What is known of the annotation that a pod may inherit.
+#[derive(Debug, Clone)]
+pub enum Lookup {
+    /// Its workload was read; a pod is given one answer, whatever becomes of the workload later.
+    Known(Option<Inherited>),
+    /// It is to be read, no older than when the pod was first seen.
+    Due {
+        /// When that was.
+        seen_at: Instant,
+    },
+    /// It could not be read, and it is too early for the next attempt.
+    Later,
+}
 
 #[derive(Debug, Default)]
 struct Pods {
@@ -69,14 +95,33 @@ struct Pods {
     first_list_done: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Pod {
     replayed: bool,
+    seen_at: Instant,
+    inherited: Option<Option<Inherited>>,
+    reading: Option<Reading>,
     asks: HashMap<Ask, State>,
     /// The Secrets that were ever asked for and worked on.
     asked: HashSet<SecretName>,
     /// When requests came by an edit.
     edited: HashMap<Ask, Timestamp>,
+    hang: Option<Hang>,
+}
+
+/// A workload that could not be read.
+#[derive(Debug)]
+struct Reading {
+    retry: Retry,
+    delays: Delays,
+    next_at: Instant,
+}
+
+/// A pod that does not start.
+#[derive(Debug)]
+struct Hang {
+    looks: usize,
+    next_at: Instant,
 }
 
 #[derive(Debug)]
@@ -90,6 +135,8 @@ struct Waiting {
     reason: Reason,
     action: &'static str,
     retry: Retry,
+    /// A change of the agent's surroundings ends the wait.
+    ends_with_a_change: bool,
     delays: Delays,
     failures: u32,
     changes: u64,
@@ -98,6 +145,11 @@ struct Waiting {
 }
 
 impl Progress {
+    /// With nothing known. `inherits`: whether pods are served by the annotations of their workloads.
+    pub fn new(inherits: bool) -> Self {
+        Self { inherits, ..Self::default() }
+    }
+
     /// A list of all pods begins.
     pub fn list_began(&self) {
         self.pods().listed.clear();
@@ -107,20 +159,24 @@ impl Progress {
     pub fn listed(&self, pod: &PodView) {
         let mut pods = self.pods();
         pods.listed.insert(pod.uid().to_owned());
-        if pod.asks().is_some() {
+        if self.concerns(pod) {
             let replayed = !pods.first_list_done;
             if replayed {
                 pods.unbegun.insert(pod.uid().to_owned());
             }
-            pods.by_uid.entry(pod.uid().to_owned()).or_insert_with(|| Pod { replayed, ..Pod::default() });
+            pods.by_uid.entry(pod.uid().to_owned()).or_insert_with(|| Pod::new(replayed));
         }
     }
 
     /// A pod is new, or changed.
     pub fn applied(&self, pod: &PodView) {
-        if pod.asks().is_some() {
-            self.pods().by_uid.entry(pod.uid().to_owned()).or_default();
+        if self.concerns(pod) {
+            self.pods().by_uid.entry(pod.uid().to_owned()).or_insert_with(|| Pod::new(false));
         }
+    }
+
+    fn concerns(&self, pod: &PodView) -> bool {
+        pod.asks().is_some() || (self.inherits && pod.may_inherit())
     }
 
     /// That list is complete: what is not in it is gone.
@@ -154,34 +210,70 @@ impl Progress {
         pods.first_list_done && pods.unbegun.is_empty()
     }
 
+    /// What is known of the annotation that a pod without its own may inherit. A pod that is gone inherits nothing.
+    pub fn lookup(&self, pod: &PodView) -> Lookup {
+        let mut pods = self.pods();
+        // An API server that does not answer about a workload is no reason not to serve other pods.
+        pods.unbegun.remove(pod.uid());
+        match pods.by_uid.get(pod.uid()) {
+            Some(Pod { inherited: Some(known), .. }) => Lookup::Known(known.clone()),
+            Some(Pod { reading: Some(reading), .. }) if Instant::now() < reading.next_at => Lookup::Later,
+            Some(pod) => Lookup::Due { seen_at: pod.seen_at },
+            None => Lookup::Known(None),
+        }
+    }
+
+    /// A pod's workload was read.
+    pub fn found(&self, pod: &PodView, inherited: Option<Inherited>) {
+        if let Some(pod) = self.pods().by_uid.get_mut(pod.uid()) {
+            pod.inherited = Some(inherited);
+            pod.reading = None;
+        }
+    }
+
+    /// A pod's workload could not be read. Says whether that is new.
+    pub fn not_found_out(&self, pod: &PodView, retry: Retry) -> bool {
+        let mut pods = self.pods();
+        let Some(pod) = pods.by_uid.get_mut(pod.uid()) else { return false };
+        let before = pod.reading.take().filter(|reading| reading.retry == retry);
+        let is_new = before.is_none();
+        let mut delays = before.map_or_else(|| Delays::new(retry), |reading| reading.delays);
+        let next_at = Instant::now() + delays.next();
+        pod.reading = Some(Reading { retry, delays, next_at });
+        is_new
+    }
+
     /// Takes what the pod asks for now, forgets what it no longer asks for, and gives what is to be worked on.
     /// `api_time`: now, by the API server's clock. A pod that is gone, or was never seen, gets nothing.
-    pub fn due(&self, pod: &PodView, asks: Vec<Ask>, changes: u64, api_time: Timestamp) -> Vec<Due> {
+    pub fn due(&self, view: &PodView, asks: Vec<Ask>, changes: u64, api_time: Timestamp) -> Vec<Due> {
         let now = Instant::now();
         let mut pods = self.pods();
-        pods.unbegun.remove(pod.uid());
-        let Some(pod) = pods.by_uid.get_mut(pod.uid()) else {
+        pods.unbegun.remove(view.uid());
+        let Some(pod) = pods.by_uid.get_mut(view.uid()) else {
             return Vec::new();
         };
         pod.forget_all_but(&asks, api_time);
+        let looks_again = pod.looks_again(view.hangs(), now);
         let replayed = pod.replayed;
         asks.into_iter()
             .filter_map(|ask| {
-                let failures = match pod.asks.get(&ask) {
-                    None => 0,
-                    Some(State::Waiting(waiting)) if waiting.is_due(now, changes) => waiting.failures,
+                let (failures, hangs) = match pod.asks.get(&ask) {
+                    None => (0, false),
+                    Some(State::Waiting(waiting)) if waiting.is_due(now, changes) => (waiting.failures, false),
+                    Some(State::Done) if looks_again => (0, true),
                     Some(_) => return None,
                 };
                 let edited_at = pod.edited.get(&ask).copied();
-                Some(Due { ask, replayed, edited_at, failures, changes })
+                Some(Due { ask, replayed, edited_at, failures, hangs, changes })
             })
             .collect()
     }
 
     /// A request was served. Says whether the pod's owner is to be told.
-    pub fn done(&self, pod: &PodView, due: Due) -> bool {
+    pub fn done(&self, pod: &PodView, due: Due, outcome: Outcome) -> bool {
         // A pod that runs was told by the agent before this one, or had what it needs all along.
-        let tell = !(due.replayed && due.failures == 0 && pod.is_running());
+        let knows = due.replayed && due.failures == 0 && pod.is_running();
+        let tell = !knows && !(due.hangs && outcome == Outcome::Fresh);
         if let Some(pod) = self.pods().by_uid.get_mut(pod.uid()) {
             pod.settle(due.ask, State::Done);
         }
@@ -204,12 +296,16 @@ impl Progress {
     /// When the pod is to be looked at again.
     pub fn next(&self, pod: &PodView) -> Action {
         let pods = self.pods();
-        let states = pods.by_uid.get(pod.uid()).into_iter().flat_map(|pod| pod.asks.values());
-        let next = states.filter_map(|state| match state {
-            State::Done => None,
+        let pod = pods.by_uid.get(pod.uid());
+        let hang = pod.and_then(|pod| pod.hang.as_ref());
+        let next = pod.into_iter().flat_map(|pod| pod.asks.values()).filter_map(|state| match state {
+            State::Done => hang.map(|hang| hang.next_at),
             State::Waiting(waiting) => Some(waiting.next_at),
         });
-        next.min().map_or_else(Action::await_change, |at| Action::requeue(at.saturating_duration_since(Instant::now())))
+        let reading = pod.and_then(|pod| pod.reading.as_ref()).map(|reading| reading.next_at);
+        next.chain(reading)
+            .min()
+            .map_or_else(Action::await_change, |at| Action::requeue(at.saturating_duration_since(Instant::now())))
     }
 
     /// How many requests wait, by reason.
@@ -224,11 +320,24 @@ impl Progress {
     }
 
     fn pods(&self) -> MutexGuard<'_, Pods> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Pod {
+    fn new(replayed: bool) -> Self {
+        Self {
+            replayed,
+            seen_at: Instant::now(),
+            inherited: None,
+            reading: None,
+            asks: HashMap::new(),
+            asked: HashSet::new(),
+            edited: HashMap::new(),
+            hang: None,
+        }
+    }
+
     /// A request for a Secret that this pod asked for before, in other words, counts from now on, not from the pod's
     /// creation: else the age rule would take it for one that came together with what it replaces.
     fn forget_all_but(&mut self, asks: &[Ask], api_time: Timestamp) {
@@ -241,6 +350,21 @@ impl Pod {
         self.edited.retain(|ask, _| asks.contains(ask));
     }
 
+    /// Whether it is time to look at the Secrets that were served.
+    fn looks_again(&mut self, hangs: bool, now: Instant) -> bool {
+        if !hangs {
+            self.hang = None;
+            return false;
+        }
+        let hang = self.hang.get_or_insert(Hang { looks: 0, next_at: now + HANG_LOOKS[0] });
+        if now < hang.next_at {
+            return false;
+        }
+        hang.looks = (hang.looks + 1).min(HANG_LOOKS.len() - 1);
+        hang.next_at = now + HANG_LOOKS[hang.looks];
+        true
+    }
+
     fn settle(&mut self, ask: Ask, state: State) {
         self.asked.extend(ask.as_ref().ok().map(|request| request.secret_name.clone()));
         self.asks.insert(ask, state);
@@ -249,7 +373,7 @@ impl Pod {
 
 impl Waiting {
     fn is_due(&self, now: Instant, changes: u64) -> bool {
-        now >= self.next_at || (self.retry == Retry::OnChange && changes != self.changes)
+        now >= self.next_at || (self.ends_with_a_change && changes != self.changes)
     }
 
     fn after(before: Option<State>, due: &Due, error: &SyncError, now: Instant) -> (Self, Verdict) {
@@ -267,14 +391,19 @@ impl Waiting {
             Some(before) if before.retry == retry => before.delays,
             _ => Delays::new(retry),
         };
-        let retry_in = delays.next();
-        let verdict = Verdict { tell: told_at.is_none(), retry_in };
+        let retry_in = match error.again_at() {
+            Some(at) => at.saturating_duration_since(now),
+            None => delays.next(),
+        };
+        let failures = due.failures.saturating_add(1);
+        let verdict = Verdict { tell: told_at.is_none(), retry_in, failures };
         let waiting = Self {
             reason,
             action,
             retry,
+            ends_with_a_change: error.ends_with_a_change(),
             delays,
-            failures: due.failures.saturating_add(1),
+            failures,
             changes: due.changes,
             next_at: now + retry_in,
             told_at: told_at.unwrap_or(now),
@@ -337,7 +466,7 @@ mod tests {
         let pod = pod("u", "Pending");
         let progress = with(&pod);
         let due = one(&progress, &pod, 0);
-        assert!(progress.done(&pod, due), "a new pod is told");
+        assert!(progress.done(&pod, due, Outcome::Created), "a new pod is told");
         assert!(take(&progress, &pod, vec![ask("a")], 7).is_empty(), "also after changes");
         assert_eq!(progress.next(&pod), Action::await_change());
         let both = take(&progress, &pod, vec![ask("a"), ask("b")], 0);
@@ -375,7 +504,7 @@ mod tests {
         let pod = pod("u", "Pending");
         let progress = with(&pod);
         let fail = |error: &SyncError| {
-            let due = Due { ask: ask("a"), replayed: false, edited_at: None, failures: 0, changes: 0 };
+            let due = Due { ask: ask("a"), replayed: false, edited_at: None, failures: 0, hangs: false, changes: 0 };
             progress.failed(&pod, due, error).tell
         };
         take(&progress, &pod, vec![ask("a")], 0);
@@ -412,7 +541,7 @@ mod tests {
             progress.list_ended();
             let due = one(&progress, &pod, 0);
             assert!(due.replayed);
-            assert_eq!(progress.done(&pod, due), tell, "{phase}");
+            assert_eq!(progress.done(&pod, due, Outcome::Created), tell, "{phase}");
         }
     }
 
@@ -426,7 +555,7 @@ mod tests {
         progress.list_began();
         progress.list_ended();
         assert_eq!(progress.waiting(), BTreeMap::new());
-        let late = Due { ask: ask("a"), replayed: false, edited_at: None, failures: 0, changes: 0 };
+        let late = Due { ask: ask("a"), replayed: false, edited_at: None, failures: 0, hangs: false, changes: 0 };
         progress.failed(&pod, late, &quota());
         assert_eq!(progress.waiting(), BTreeMap::new(), "work that ends late brings nothing back");
     }
@@ -437,7 +566,7 @@ mod tests {
         let progress = with(&pod);
         let first = one(&progress, &pod, 0);
         assert_eq!(first.edited_at, None, "as the pod was created");
-        progress.done(&pod, first);
+        progress.done(&pod, first, Outcome::Created);
         let elsewhere = |path: &str| {
             ask("a").map(|mut request| {
                 request.remote.path = path.into();
@@ -454,6 +583,33 @@ mod tests {
         let later = Timestamp::from_second(600).expect("a time");
         let again = progress.due(&pod, vec![elsewhere("b")], 0, later);
         assert_eq!(again.iter().map(|due| due.edited_at).collect::<Vec<_>>(), [Some(at)], "also when it is retried");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_served_pod_that_hangs_is_looked_at_again_and_more_and_more_seldom() {
+        let starting = pod("u", "Pending");
+        let hanging: PodView = serde_json::from_value(json!({
+            "metadata": {"name": "u", "uid": "u", "annotations": {crate::pod::SYNC_ANNOTATION: "x"}},
+            "status": {"conditions": [{"type": "PodReadyToStartContainers", "status": "False"}]},
+        }))
+        .expect("a pod");
+        let progress = with(&starting);
+        let due = one(&progress, &starting, 0);
+        progress.done(&starting, due, Outcome::Created);
+        for (look, seconds) in [5, 30, 300, 300].into_iter().enumerate() {
+            assert!(take(&progress, &hanging, vec![ask("a")], 0).is_empty(), "look {look}, too early");
+            assert_eq!(progress.next(&hanging), Action::requeue(Duration::from_secs(seconds)), "look {look}");
+            tokio::time::advance(Duration::from_secs(seconds)).await;
+            let due = one(&progress, &hanging, 0);
+            assert!(due.hangs);
+            assert!(!progress.done(&hanging, due, Outcome::Fresh), "nobody is told that nothing was done");
+        }
+        assert!(take(&progress, &starting, vec![ask("a")], 0).is_empty(), "it started");
+        assert_eq!(progress.next(&starting), Action::await_change());
+        assert!(take(&progress, &hanging, vec![ask("a")], 0).is_empty(), "anew from 5 s");
+        tokio::time::advance(HANG_LOOKS[0]).await;
+        let due = one(&progress, &hanging, 0);
+        assert!(progress.done(&hanging, due, Outcome::Created), "a Secret that came back is told");
     }
 
     #[tokio::test(start_paused = true)]

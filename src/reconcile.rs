@@ -17,17 +17,18 @@ use crate::{
     annotations,
     changes::Changes,
     clock::{ApiClock, SeenClock},
-    error::SyncError,
+    error::{Retry, SyncError, chain},
     limits::ByteBudget,
     mapping,
     pod::PodView,
     policy::{AdmittedRequest, Requester},
     policy_file::PolicyFile,
-    progress::{Ask, Due, Progress},
+    progress::{Ask, Due, Lookup, Progress},
     provider::{Identity, Registry},
     report::Reporter,
-    request,
+    request::{self, RequestError},
     target::{Asked, Outcome, Targets, Urgency, Value},
+    workload_annotations::{Inherited, WorkloadAnnotations},
 };
 
 /// What the steps share.
@@ -36,6 +37,8 @@ pub struct Context {
     pub policy: Arc<PolicyFile>,
     /// The stores.
     pub registry: Arc<Registry>,
+    /// What workloads ask for; `None` where that is switched off.
+    pub workload_annotations: Option<WorkloadAnnotations>,
     /// The Secrets.
     pub targets: Targets,
     /// Where outcomes go.
@@ -59,17 +62,57 @@ pub struct Context {
 /// # Errors
 /// None: a request that fails waits for its own time, and holds up neither the pod's others nor other pods.
 pub async fn reconcile(pod: Arc<PodView>, context: Arc<Context>) -> Result<Action, Infallible> {
-    let Some(annotation) = pod.asks() else {
-        context.progress.idle(pod.uid());
-        return Ok(Action::await_change());
+    let asks = match pod.asks() {
+        Some(own) => context.read(own),
+        None => match context.inherited(&pod).await {
+            Some(inherited) => context.read(&inherited.text).into_iter().map(|ask| on(&inherited, ask)).collect(),
+            None => {
+                context.progress.idle(pod.uid());
+                return Ok(context.progress.next(&pod));
+            }
+        },
     };
-    let asks = context.read(annotation);
     let due = context.progress.due(&pod, asks, context.changes.count(), context.clock.now());
     join_all(due.into_iter().map(|due| context.serve(&pod, due))).await;
     Ok(context.progress.next(&pod))
 }
 
+/// A mistake in an annotation that does not stand on the pod says where it does.
+fn on(inherited: &Inherited, ask: Ask) -> Ask {
+    ask.map_err(|error| match error {
+        RequestError::Annotation(error) => {
+            annotations::invalid(format!("(of {}) {}", inherited.workload, error.problem)).into()
+        }
+        error => error,
+    })
+}
+
 impl Context {
+    /// What the pod's workload asks for, read once for each pod.
+    async fn inherited(&self, pod: &PodView) -> Option<Inherited> {
+        let reader = self.workload_annotations.as_ref().filter(|_| pod.may_inherit())?;
+        let seen_at = match self.progress.lookup(pod) {
+            Lookup::Known(known) => return known,
+            Lookup::Later => return None,
+            Lookup::Due { seen_at } => seen_at,
+        };
+        match reader.of(pod, seen_at).await {
+            Ok(found) => {
+                self.progress.found(pod, found.clone());
+                found
+            }
+            Err(error) => {
+                // Slowly: it concerns every pod of a workload in the cluster.
+                let retry = if error.is_forbidden() { Retry::Denied } else { Retry::Transient };
+                if self.progress.not_found_out(pod, retry) {
+                    let (pod, error) = (pod.name(), chain(&error));
+                    tracing::warn!(pod, error, "whether a pod's workload asks for secrets is not known");
+                }
+                None
+            }
+        }
+    }
+
     /// What an annotation asks for. The text is a stranger's, so that a parser that panics is an answer, too.
     fn read(&self, annotation: &str) -> Vec<Ask> {
         let parsed = catch_unwind(AssertUnwindSafe(|| request::parse(annotation, self.registry.catalogue())));
@@ -95,7 +138,7 @@ impl Context {
         let took = started.elapsed();
         match outcome {
             Ok(outcome) => {
-                let tell = self.progress.done(pod, due);
+                let tell = self.progress.done(pod, due, outcome);
                 self.reporter.served(pod, &ask, outcome, took, tell);
             }
             Err(error) => {
@@ -112,15 +155,17 @@ impl Context {
         tracing::debug!(namespace = %pod.namespace(), pod = pod.name(), rule = admitted.rule(), "admitted");
         let asked = Asked::by(pod.reference_time(), due.edited_at);
         self.seen.observe(asked.reference);
-        let urgency = if due.replayed || due.failures > 0 { Urgency::Replayed } else { Urgency::Starting };
-        let value = self.value(asked.reference, &admitted);
+        let starting = !due.replayed && !due.hangs && due.failures == 0;
+        let urgency = if starting { Urgency::Starting } else { Urgency::Replayed };
+        let value = self.value(pod, asked.reference, &admitted);
         self.targets.apply(pod, asked, &admitted, urgency, value).await
     }
 
     /// The value, no older than the pod (or its edit): fetched, then mapped.
-    async fn value(&self, reference: Timestamp, admitted: &AdmittedRequest) -> Result<Value, SyncError> {
+    async fn value(&self, pod: &PodView, reference: Timestamp, admitted: &AdmittedRequest) -> Result<Value, SyncError> {
         let not_older_than = reference.checked_sub(self.freshness).unwrap_or(reference);
-        let fetched = self.registry.fetch(admitted, Identity::Agent, not_older_than, &self.seen).await?;
+        let fetched =
+            self.registry.fetch(admitted, Identity::Agent, &pod.namespace(), not_older_than, &self.seen).await?;
         let reserved = self.values.reserve(mapping::memory_of(&fetched.payload)).await;
         let data =
             mapping::map(&admitted.request().template, &fetched.payload).map_err(|problem| SyncError::Mapping {

@@ -93,12 +93,18 @@ impl Reporter {
     /// A request failed.
     pub fn failed(&self, pod: &PodView, ask: &Ask, error: &SyncError, took: Duration, verdict: Verdict) {
         let (fields, reason) = (Fields::of(ask), error.reason());
+        // What was not tried anew is no retry, and one line for each pod would be many.
+        if error.is_remembered() && !verdict.tell {
+            tracing::debug!(namespace = %pod.namespace(), pod = pod.name(), secret = fields.secret, "waits on");
+            return;
+        }
         self.metrics.sync(fields.provider, "failed", reason, took.as_secs_f64());
         tracing::warn!(
             outcome = "failed",
             reason = reason.as_str(),
             action = error.action(),
             duration_ms = millis(took),
+            attempt = verdict.failures,
             retry_in_ms = millis(verdict.retry_in),
             namespace = %pod.namespace(),
             pod = pod.name(),

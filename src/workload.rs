@@ -1,7 +1,8 @@
-//! The workload behind a pod: who holds a Secret's name when two specs ask for it.
+//! The workload behind a pod: who holds a Secret's name when two specs ask for it, and whose annotation a pod inherits.
 //!
 //! RBAC: `get` on replicasets and jobs (to climb from pod to top controller) and on deployments, statefulsets,
-//! daemonsets and cronjobs (to see whether a holder still exists). Metadata only, and only when two specs disagree.
+//! daemonsets and cronjobs (to see whether a holder still exists). Metadata only, and only when two specs disagree;
+//! without these rights ([`Workloads::by_names`]) names alone decide.
 
 use std::fmt;
 
@@ -27,7 +28,7 @@ const CRON_SUFFIX_DIGITS: usize = 8;
 const CRON_MINUTES: std::ops::Range<u32> = 22_000_000..60_000_000;
 
 /// The top controller of a pod.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Workload {
     /// Something that lives on: Deployment, StatefulSet, DaemonSet, CronJob, or a controller of another kind.
     LongLived {
@@ -42,7 +43,63 @@ pub enum Workload {
     ShortLived,
 }
 
+/// The kinds that can have an annotation for their pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// apps
+    Deployment,
+    /// apps
+    ReplicaSet,
+    /// apps
+    StatefulSet,
+    /// apps
+    DaemonSet,
+    /// batch
+    Job,
+    /// batch
+    CronJob,
+}
+
+impl Kind {
+    fn of(group: &str, kind: &str) -> Option<Self> {
+        Some(match (group, kind) {
+            ("apps", "Deployment") => Self::Deployment,
+            ("apps", "ReplicaSet") => Self::ReplicaSet,
+            ("apps", "StatefulSet") => Self::StatefulSet,
+            ("apps", "DaemonSet") => Self::DaemonSet,
+            ("batch", "Job") => Self::Job,
+            ("batch", "CronJob") => Self::CronJob,
+            _ => return None,
+        })
+    }
+}
+
+/// Whose annotation a pod without one of its own has, as its names tell: the top controller first, and after it what the
+/// pod's owner reference says, for where the name of the first was only guessed. Empty for a pod without a workload.
+pub fn tops(pod: &PodView) -> Vec<(Kind, Workload)> {
+    let owner = pod.controller().filter(|owner| is_dns_subdomain(&owner.name)).map(Workload::of_owner);
+    let guessed = owner.is_some().then(|| Workload::by_name(pod));
+    let mut tops: Vec<(Kind, Workload)> = Vec::new();
+    for workload in guessed.into_iter().chain(owner) {
+        if let Workload::LongLived { group, kind, .. } = &workload
+            && let Some(kind) = Kind::of(group, kind)
+            && !tops.iter().any(|(_, other)| *other == workload)
+        {
+            tops.push((kind, workload));
+        }
+    }
+    tops
+}
+
 impl Workload {
+    /// Its name; bare pods and Jobs together have none.
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Self::LongLived { name, .. } => Some(name),
+            Self::ShortLived => None,
+        }
+    }
+
     fn long_lived(group: &str, kind: &str, name: &str) -> Self {
         Self::LongLived { group: group.to_owned(), kind: kind.to_owned(), name: name.to_owned() }
     }
@@ -92,49 +149,69 @@ fn is_minute(text: &str) -> bool {
     text.len() == CRON_SUFFIX_DIGITS && text.parse().is_ok_and(|minute: u32| CRON_MINUTES.contains(&minute))
 }
 
-/// The top controller of a pod, each hop by `controller: true`. At most one request.
-///
-/// # Errors
-/// The API server's, where the owner could not be read. An owner that is gone counts as itself.
-pub async fn verified(client: &Client, pod: &PodView) -> Result<Workload, kube::Error> {
-    let Some(owner) = pod.controller() else {
-        return Ok(Workload::ShortLived);
-    };
-    let (namespace, name) = (pod.namespace(), owner.name.as_str());
-    // An owner reference may hold any text, and a name becomes part of a URL.
-    if !is_dns_subdomain(name) {
-        return Ok(Workload::of_owner(owner));
-    }
-    match owner.kind.as_str() {
-        "ReplicaSet" => {
-            let parent = controller_of::<ReplicaSet>(client, &namespace, name).await?;
-            Ok(parent.as_ref().map_or_else(|| Workload::of_owner(owner), Workload::of_owner))
-        }
-        "Job" => {
-            let parent = controller_of::<Job>(client, &namespace, name).await?;
-            Ok(parent.as_ref().map_or(Workload::ShortLived, Workload::of_owner))
-        }
-        _ => Ok(Workload::of_owner(owner)),
-    }
+/// Reads workloads, where the agent may.
+pub struct Workloads {
+    client: Option<Client>,
 }
 
-/// Whether a holder still exists. A kind that the agent has no right to read counts as existing. At most one request.
-///
-/// # Errors
-/// The API server's, other than "not found".
-pub async fn exists(client: &Client, namespace: &PodNamespace, workload: &Workload) -> Result<bool, kube::Error> {
-    let Workload::LongLived { group, kind, name } = workload else {
-        return Ok(true);
-    };
-    let meta = match (group.as_str(), kind.as_str()) {
-        ("apps", "Deployment") => metadata::<Deployment>(client, namespace, name).await,
-        ("apps", "StatefulSet") => metadata::<StatefulSet>(client, namespace, name).await,
-        ("apps", "DaemonSet") => metadata::<DaemonSet>(client, namespace, name).await,
-        ("apps", "ReplicaSet") => metadata::<ReplicaSet>(client, namespace, name).await,
-        ("batch", "CronJob") => metadata::<CronJob>(client, namespace, name).await,
-        _ => return Ok(true),
-    };
-    Ok(meta?.is_some())
+impl Workloads {
+    /// By the API server's word where names are not enough.
+    pub fn read_by(client: Client) -> Self {
+        Self { client: Some(client) }
+    }
+
+    /// By names alone: a holder counts as existing.
+    pub fn by_names() -> Self {
+        Self { client: None }
+    }
+
+    /// The top controller of a pod, each hop by `controller: true`. At most one request.
+    ///
+    /// # Errors
+    /// The API server's, where the owner could not be read. An owner that is gone counts as itself.
+    pub async fn verified(&self, pod: &PodView) -> Result<Workload, kube::Error> {
+        let Some(client) = &self.client else {
+            return Ok(Workload::by_name(pod));
+        };
+        let Some(owner) = pod.controller() else {
+            return Ok(Workload::ShortLived);
+        };
+        let (namespace, name) = (pod.namespace(), owner.name.as_str());
+        // An owner reference may hold any text, and a name becomes part of a URL.
+        if !is_dns_subdomain(name) {
+            return Ok(Workload::of_owner(owner));
+        }
+        match owner.kind.as_str() {
+            "ReplicaSet" => {
+                let parent = controller_of::<ReplicaSet>(client, &namespace, name).await?;
+                Ok(parent.as_ref().map_or_else(|| Workload::of_owner(owner), Workload::of_owner))
+            }
+            "Job" => {
+                let parent = controller_of::<Job>(client, &namespace, name).await?;
+                Ok(parent.as_ref().map_or(Workload::ShortLived, Workload::of_owner))
+            }
+            _ => Ok(Workload::of_owner(owner)),
+        }
+    }
+
+    /// Whether a holder still exists. A kind that the agent has no right to read counts as existing. At most one request.
+    ///
+    /// # Errors
+    /// The API server's, other than "not found".
+    pub async fn exists(&self, namespace: &PodNamespace, workload: &Workload) -> Result<bool, kube::Error> {
+        let (Some(client), Workload::LongLived { group, kind, name }) = (&self.client, workload) else {
+            return Ok(true);
+        };
+        let meta = match Kind::of(group, kind) {
+            Some(Kind::Deployment) => metadata::<Deployment>(client, namespace, name).await,
+            Some(Kind::StatefulSet) => metadata::<StatefulSet>(client, namespace, name).await,
+            Some(Kind::DaemonSet) => metadata::<DaemonSet>(client, namespace, name).await,
+            Some(Kind::ReplicaSet) => metadata::<ReplicaSet>(client, namespace, name).await,
+            Some(Kind::CronJob) => metadata::<CronJob>(client, namespace, name).await,
+            Some(Kind::Job) | None => return Ok(true),
+        };
+        Ok(meta?.is_some())
+    }
 }
 
 async fn controller_of<K>(
@@ -150,7 +227,12 @@ where
     Ok(owners.into_iter().find(|owner| owner.controller == Some(true)))
 }
 
-async fn metadata<K>(client: &Client, namespace: &PodNamespace, name: &str) -> Result<Option<ObjectMeta>, kube::Error>
+/// The metadata of one object, or `None` where it is not there.
+pub(crate) async fn metadata<K>(
+    client: &Client,
+    namespace: &PodNamespace,
+    name: &str,
+) -> Result<Option<ObjectMeta>, kube::Error>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + fmt::Debug,
 {
@@ -175,6 +257,36 @@ mod tests {
         }
         serde_json::from_value(json!({"metadata": {"name": "p", "ownerReferences": owners, "labels": labels}}))
             .expect("a pod")
+    }
+
+    #[test]
+    fn the_owner_of_the_annotation_is_the_top_and_then_the_owner() {
+        let cases: &[(&str, Option<(&str, &str, &str)>, Option<&str>, &[&str])] = &[
+            ("bare pod", None, None, &[]),
+            (
+                "Deployment",
+                Some(("apps/v1", "ReplicaSet", "web-5d9c7b")),
+                Some("5d9c7b"),
+                &["apps/Deployment/web", "apps/ReplicaSet/web-5d9c7b"],
+            ),
+            ("bare ReplicaSet", Some(("apps/v1", "ReplicaSet", "web")), None, &["apps/ReplicaSet/web"]),
+            ("StatefulSet", Some(("apps/v1", "StatefulSet", "db")), None, &["apps/StatefulSet/db"]),
+            ("DaemonSet", Some(("apps/v1", "DaemonSet", "log")), None, &["apps/DaemonSet/log"]),
+            ("Job", Some(("batch/v1", "Job", "migrate")), None, &["batch/Job/migrate"]),
+            (
+                "CronJob",
+                Some(("batch/v1", "Job", "backup-29384720")),
+                None,
+                &["batch/CronJob/backup", "batch/Job/backup-29384720"],
+            ),
+            ("another controller", Some(("kafka.io/v1", "Broker", "b")), None, &[]),
+            ("the same kind of another group", Some(("x.io/v1", "Deployment", "b")), None, &[]),
+            ("a name for another URL", Some(("apps/v1", "StatefulSet", "../x")), None, &[]),
+        ];
+        for (case, owner, hash, want) in cases {
+            let tops: Vec<String> = tops(&pod(*owner, *hash)).iter().map(|(_, top)| top.to_string()).collect();
+            assert_eq!(tops, *want, "case: {case}");
+        }
     }
 
     #[test]

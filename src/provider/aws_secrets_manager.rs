@@ -246,7 +246,7 @@ struct StoreSaid {
 
 fn read_failure(error: SdkError<GetSecretValueError, HttpResponse>) -> (Failure, BoxError) {
     match error {
-        SdkError::ServiceError(context) => {
+        SdkError::ServiceError(context) if !context.raw().status().is_success() => {
             let said = StoreSaid {
                 status: context.raw().status().as_u16(),
                 code: context.err().code().unwrap_or_default().to_owned(),
@@ -254,18 +254,27 @@ fn read_failure(error: SdkError<GetSecretValueError, HttpResponse>) -> (Failure,
             };
             (classify(&said.code, said.status, &said.message), said.into())
         }
-        // An answer that could not be read: its own text could quote the answer, so it goes no further.
-        SdkError::ResponseError(context) => {
-            let said = StoreSaid {
-                status: context.raw().status().as_u16(),
-                code: "unreadable answer".to_owned(),
-                message: "it ended early or is not what the API describes".to_owned(),
-            };
-            (Failure::Unavailable, said.into())
-        }
+        SdkError::ServiceError(context) => unreadable(context.raw()),
+        SdkError::ResponseError(context) => unreadable(context.raw()),
         other if has_credentials_error(&other) => (Failure::Credentials, chain(&other).into()),
         other => (Failure::Unavailable, chain(&other).into()),
     }
+}
+
+/// An answer that could not be read. What the SDK says of it could quote it, so that goes no further.
+fn unreadable(answer: &HttpResponse) -> (Failure, BoxError) {
+    let (failure, message) = match answer.body().bytes() {
+        Some(body) if is_complete(body) => (Failure::Invalid, "it is not what the API describes"),
+        _ => (Failure::Unavailable, "it ended early"),
+    };
+    let (code, message) = ("unreadable answer".to_owned(), message.to_owned());
+    (failure, StoreSaid { status: answer.status().as_u16(), code, message }.into())
+}
+
+/// Whether an answer is all there: JSON of the wrong form, or no JSON at all, rather than the beginning of some.
+fn is_complete(body: &[u8]) -> bool {
+    let parsed = serde_json::from_slice::<serde::de::IgnoredAny>(body);
+    !parsed.is_err_and(|error| error.is_eof())
 }
 
 /// By code, and by HTTP status where the body was not JSON and there is no code.
@@ -295,7 +304,6 @@ fn classify(code: &str, status: u16, message: &str) -> Failure {
             401 => Failure::Credentials,
             403 => Failure::Denied { action: "secretsmanager:GetSecretValue" },
             408 | 500.. => Failure::Unavailable,
-            200..300 => Failure::Unavailable,
             _ => Failure::Invalid,
         },
     }
@@ -458,7 +466,6 @@ mod tests {
             ("", 429, "", Failure::Throttled),
             ("InternalServiceError", 500, "", Failure::Unavailable),
             ("", 503, "", Failure::Unavailable),
-            ("", 200, "", Failure::Unavailable),
             ("InvalidParameterException", 400, "", Failure::Invalid),
             ("", 404, "", Failure::Invalid),
         ];

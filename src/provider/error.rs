@@ -1,5 +1,9 @@
 //! What can go wrong at a store, classified once for retries, Events and metrics.
 
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
 use crate::{
     annotations::quoted,
     error::{BoxError, Retry},
@@ -114,5 +118,67 @@ impl ProviderError {
             Self::Unavailable { .. } => "unavailable",
             Self::Invalid { .. } => "invalid",
         }
+    }
+}
+
+/// A fetch that gave no value, as everybody sees it who waited for it.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{error}")]
+pub struct FetchError {
+    #[source]
+    error: Arc<ProviderError>,
+    again: Again,
+    /// The store was not asked for this one.
+    remembered: bool,
+}
+
+/// When the source may be asked again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Again {
+    /// By the pauses of whoever asks.
+    ByClass,
+    /// Then, for all who wait.
+    At(Instant),
+    /// Then, or once the store is back.
+    WhenBack(Instant),
+}
+
+impl FetchError {
+    /// What the store answered just now; `again_at` where that is the same for all.
+    pub(crate) fn answered(error: Arc<ProviderError>, again_at: Option<Instant>) -> Self {
+        Self { error, again: again_at.map_or(Again::ByClass, Again::At), remembered: false }
+    }
+
+    /// What it answered before.
+    pub(super) fn remembered(error: Arc<ProviderError>, again_at: Instant) -> Self {
+        Self { error, again: Again::At(again_at), remembered: true }
+    }
+
+    /// What it answered to others, while it is in trouble.
+    pub(super) fn waits_for(error: Arc<ProviderError>, again_at: Instant) -> Self {
+        Self { error, again: Again::WhenBack(again_at), remembered: true }
+    }
+
+    /// What is wrong.
+    pub fn provider_error(&self) -> &ProviderError {
+        &self.error
+    }
+
+    /// When to ask again, where that is not for the asking pod alone to say.
+    pub fn again_at(&self) -> Option<Instant> {
+        match self.again {
+            Again::ByClass => None,
+            Again::At(at) | Again::WhenBack(at) => Some(at),
+        }
+    }
+
+    /// Whether the end of the store's trouble is announced.
+    pub fn is_announced(&self) -> bool {
+        matches!(self.again, Again::WhenBack(_))
+    }
+
+    /// Whether it stands from before, without a request to the store.
+    pub fn is_remembered(&self) -> bool {
+        self.remembered
     }
 }

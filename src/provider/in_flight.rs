@@ -19,7 +19,7 @@ use futures::{
 use jiff::Timestamp;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Identity, ProviderError};
+use super::{FetchError, Identity, ProviderError};
 use crate::{request::RemoteRef, secret_value::SecretPayload};
 
 /// What makes two fetches the same. The identity is part of it: a value is never shared across identities.
@@ -42,8 +42,8 @@ pub struct Fetched {
     pub reserved: OwnedSemaphorePermit,
 }
 
-type Outcome = Result<Arc<Fetched>, Arc<ProviderError>>;
-type Fetch = BoxFuture<'static, Result<Fetched, ProviderError>>;
+type Outcome = Result<Arc<Fetched>, FetchError>;
+type Fetch = BoxFuture<'static, Result<Fetched, FetchError>>;
 type Flight = BoxFuture<'static, Outcome>;
 
 #[derive(Debug)]
@@ -118,13 +118,12 @@ impl InFlight {
         let flight = async move {
             let _landing = landing;
             match AssertUnwindSafe(fetch).catch_unwind().await {
-                Ok(outcome) => outcome.map(Arc::new).map_err(Arc::new),
-                Err(_) => Err(Arc::new(ProviderError::Invalid {
-                    provider,
-                    path,
-                    problem: "the adapter panicked; the agent's log has the place",
-                    source: None,
-                })),
+                Ok(outcome) => outcome.map(Arc::new),
+                Err(_) => {
+                    let problem = "the adapter panicked; the agent's log has the place";
+                    let error = ProviderError::Invalid { provider, path, problem, source: None };
+                    Err(FetchError::answered(Arc::new(error), None))
+                }
             }
         }
         .boxed()

@@ -1,18 +1,21 @@
 //! The stores. One adapter per file behind [`SecretProvider`]; retries, deduplication and logging live outside them.
 
 mod aws_secrets_manager;
+mod circuit;
 mod credentials;
 mod error;
 mod in_flight;
 mod instances;
 mod registry;
+mod setbacks;
+mod slots;
 
 use std::{collections::BTreeMap, fmt};
 
 use async_trait::async_trait;
 use serde::Deserialize;
 
-pub use error::ProviderError;
+pub use error::{FetchError, ProviderError};
 pub use in_flight::{FetchKey, Fetched, InFlight};
 pub use instances::{InstanceConfig, ProvidersError, read_instances};
 pub use registry::Registry;

@@ -4,32 +4,39 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::join_all};
 use jiff::Timestamp;
-use tokio::sync::Semaphore;
 
 use super::{
-    Catalogue, FetchKey, Fetched, Identity, InFlight, InstanceConfig, ProviderError, ProviderName, SecretProvider,
+    Catalogue, FetchError, FetchKey, Fetched, Identity, InFlight, InstanceConfig, ProviderError, ProviderName,
+    SecretProvider,
+    circuit::{Change, Circuit},
+    setbacks::Setbacks,
+    slots::Slots,
 };
-use crate::{clock::SeenClock, limits::ByteBudget, metrics::Metrics, policy::AdmittedRequest};
+use crate::{
+    changes::Changes, clock::SeenClock, limits::ByteBudget, metrics::Metrics, pod::PodNamespace,
+    policy::AdmittedRequest,
+};
 
-/// Fetches under way per instance. Secrets Manager allows 10,000 a second; this bounds sockets, not the rate.
-const CONCURRENT_FETCHES: usize = 32;
 const WARM_UP: Duration = Duration::from_secs(2);
 
 /// All instances of this agent.
 #[derive(Debug)]
 pub struct Registry {
-    instances: BTreeMap<ProviderName, Instance>,
+    instances: BTreeMap<ProviderName, Arc<Instance>>,
     catalogue: Catalogue,
     left_out: Vec<String>,
     in_flight: InFlight,
+    setbacks: Arc<Setbacks>,
     payloads: ByteBudget,
     metrics: Arc<Metrics>,
+    changes: Arc<Changes>,
 }
 
 #[derive(Debug)]
 struct Instance {
     adapter: Arc<dyn SecretProvider>,
-    permits: Arc<Semaphore>,
+    slots: Slots,
+    circuit: Circuit,
 }
 
 impl Registry {
@@ -38,14 +45,19 @@ impl Registry {
     ///
     /// # Errors
     /// The first instance of the operator's file whose settings cannot work, and why.
-    pub async fn new(configs: Vec<InstanceConfig>, metrics: Arc<Metrics>) -> Result<Self, String> {
+    pub async fn new(
+        configs: Vec<InstanceConfig>,
+        metrics: Arc<Metrics>,
+        changes: Arc<Changes>,
+    ) -> Result<Self, String> {
         let (mut instances, mut kinds, mut left_out) = (BTreeMap::new(), Vec::new(), Vec::new());
         for config in configs {
             let (name, kind, is_default) = (config.name.clone(), config.kind(), config.is_default);
             match config.build().await {
                 Ok(adapter) => {
-                    let permits = Arc::new(Semaphore::new(CONCURRENT_FETCHES));
-                    instances.insert(name.clone(), Instance { adapter, permits });
+                    let instance = Instance { adapter, slots: Slots::default(), circuit: Circuit::default() };
+                    metrics.circuit(&name, false);
+                    instances.insert(name.clone(), Arc::new(instance));
                     kinds.push((name, kind));
                 }
                 Err(problem) if is_default => left_out.push(format!("{name} ({problem})")),
@@ -57,8 +69,10 @@ impl Registry {
             catalogue: Catalogue::new(kinds),
             left_out,
             in_flight: InFlight::default(),
+            setbacks: Arc::default(),
             payloads: ByteBudget::for_payloads(),
             metrics,
+            changes,
         })
     }
 
@@ -80,53 +94,96 @@ impl Registry {
         }
     }
 
-    /// Fetches what was admitted, as new as `not_older_than` demands, together with everybody who asks for the same.
+    /// Fetches what was admitted for a pod of `namespace`, as new as `not_older_than` demands, together with everybody
+    /// who asks for the same.
     ///
     /// # Errors
-    /// The store's failure, classified, shared by all who waited.
+    /// The store's failure, classified, shared by all who waited; or its last one, where it is not to be asked again yet.
     pub async fn fetch(
         &self,
         admitted: &AdmittedRequest,
         identity: Identity,
+        namespace: &PodNamespace,
         not_older_than: Timestamp,
         seen: &SeenClock,
-    ) -> Result<Arc<Fetched>, Arc<ProviderError>> {
+    ) -> Result<Arc<Fetched>, FetchError> {
         let remote = admitted.request().remote.clone();
         let Some(instance) = self.instances.get(&remote.provider) else {
             // Requests are parsed against this registry's own catalogue.
-            return Err(Arc::new(ProviderError::Invalid {
-                provider: remote.provider,
-                path: remote.path,
-                problem: "the instance is not configured",
-                source: None,
-            }));
+            let (provider, path) = (remote.provider, remote.path);
+            let problem = "the instance is not configured";
+            let error = ProviderError::Invalid { provider, path, problem, source: None };
+            return Err(FetchError::answered(Arc::new(error), None));
         };
         let key = FetchKey { identity, remote };
+        if let Some(error) = self.setbacks.stands(&key, not_older_than) {
+            return Err(error);
+        }
         let start = || {
-            let fetch = self.ask(instance, key.clone(), seen.newest());
-            (seen.newest(), fetch)
+            let seen_through = seen.newest();
+            let ask = Ask {
+                instance: Arc::clone(instance),
+                key: key.clone(),
+                namespace: namespace.clone(),
+                seen_through,
+                setbacks: Arc::clone(&self.setbacks),
+                payloads: self.payloads.clone(),
+                metrics: Arc::clone(&self.metrics),
+                changes: Arc::clone(&self.changes),
+            };
+            (seen_through, ask.run().boxed())
         };
         self.in_flight.fetch(&key, not_older_than, start).await
     }
+}
 
-    fn ask(
-        &self,
-        instance: &Instance,
-        key: FetchKey,
-        seen_through: Timestamp,
-    ) -> futures::future::BoxFuture<'static, Result<Fetched, ProviderError>> {
-        let (adapter, permits) = (Arc::clone(&instance.adapter), Arc::clone(&instance.permits));
-        let (payloads, metrics) = (self.payloads.clone(), Arc::clone(&self.metrics));
-        async move {
-            let _permit = permits.acquire_owned().await;
-            let mut reserved = payloads.reserve(adapter.max_payload_bytes()).await;
-            let outcome = adapter.fetch(&key.remote, &key.identity).await;
-            let result = outcome.as_ref().map_or_else(ProviderError::result, |_| "ok");
-            metrics.provider_request(adapter.name(), result);
-            let payload = outcome?;
-            ByteBudget::shrink(&mut reserved, payload.len());
-            Ok(Fetched { payload, seen_through, reserved })
+/// One request to a store.
+struct Ask {
+    instance: Arc<Instance>,
+    key: FetchKey,
+    namespace: PodNamespace,
+    seen_through: Timestamp,
+    setbacks: Arc<Setbacks>,
+    payloads: ByteBudget,
+    metrics: Arc<Metrics>,
+    changes: Arc<Changes>,
+}
+
+impl Ask {
+    async fn run(self) -> Result<Fetched, FetchError> {
+        let Instance { adapter, slots, circuit } = &*self.instance;
+        let _slot = slots.take(&self.namespace).await;
+        let mut reserved = self.payloads.reserve(adapter.max_payload_bytes()).await;
+        circuit.pass()?;
+        let outcome = adapter.fetch(&self.key.remote, &self.key.identity).await.map_err(Arc::new);
+        self.metrics.provider_request(adapter.name(), outcome.as_ref().map_or_else(|error| error.result(), |_| "ok"));
+        self.note_trouble(circuit.note(&outcome));
+        match outcome {
+            Ok(payload) => {
+                self.setbacks.clear(&self.key);
+                ByteBudget::shrink(&mut reserved, payload.len());
+                Ok(Fetched { payload, seen_through: self.seen_through, reserved })
+            }
+            Err(error) => {
+                let again_at = self.setbacks.note(&self.key, &error, self.seen_through);
+                Err(FetchError::answered(error, again_at))
+            }
         }
-        .boxed()
+    }
+
+    fn note_trouble(&self, change: Change) {
+        let provider = self.instance.adapter.name();
+        match change {
+            Change::None => {}
+            Change::Opened => {
+                tracing::warn!(%provider, "the provider is in trouble: one request at a time tries until it is back");
+                self.metrics.circuit(provider, true);
+            }
+            Change::Closed => {
+                tracing::info!(%provider, "the provider is back");
+                self.metrics.circuit(provider, false);
+                self.changes.announce();
+            }
+        }
     }
 }

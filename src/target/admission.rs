@@ -3,12 +3,27 @@
 //! Four dry-run writes, each of which exactly one policy must refuse, by name. They go to the agent's own namespace and
 //! are sent with `dryRun=All`, so that they change nothing even where the policies are gone.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use futures::future::join_all;
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 
-use super::{NODE, PROBE, SOURCE, api::Secrets, body::SecretBody, error::TargetError, reply::refusing_policy};
+use super::{
+    NODE, PROBE, SOURCE,
+    api::Secrets,
+    body::SecretBody,
+    error::TargetError,
+    reply::{refused_by_rbac, refusing_policy},
+};
 use crate::{changes::Changes, metrics::Metrics};
 
 /// How the names of all shipped policies begin.
@@ -26,6 +41,8 @@ const NO_SUCH_NODE: &str = "jasm-no-such-node";
 
 /// Between checks while all is well.
 const PERIOD: Duration = Duration::from_secs(10 * 60);
+/// A write that was refused for want of rights brings the next check forward, but not to before this.
+const AFTER_REFUSAL: Duration = Duration::from_secs(30);
 /// Between checks while it is not: from the first to the second, doubling.
 const RECHECK: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 
@@ -37,6 +54,8 @@ enum State {
     Missing(&'static str),
     /// Never seen to be enforced, and the check itself fails: why, for the log.
     Unchecked(String),
+    /// RBAC lets the agent write no Secret, not even in its own namespace.
+    NoRights,
 }
 
 impl State {
@@ -52,7 +71,10 @@ pub struct Admission {
     own_namespace: String,
     node: String,
     state: watch::Sender<State>,
+    /// The last check found that RBAC lets the agent write.
+    has_rights: AtomicBool,
     doubt: Notify,
+    checked_at: Mutex<Option<Instant>>,
     metrics: Arc<Metrics>,
     changes: Arc<Changes>,
 }
@@ -67,7 +89,9 @@ impl Admission {
     ) -> Self {
         metrics.admission_enforced(false);
         let (state, doubt) = (watch::Sender::new(State::Unknown), Notify::new());
-        Self { secrets, own_namespace, node, state, doubt, metrics, changes }
+        let has_rights = AtomicBool::new(true);
+        let checked_at = Mutex::new(None);
+        Self { secrets, own_namespace, node, state, has_rights, doubt, checked_at, metrics, changes }
     }
 
     /// Whether every policy was in force when last checked.
@@ -75,12 +99,28 @@ impl Admission {
         *self.state.borrow() == State::Enforced
     }
 
+    /// Whether RBAC let the agent write Secrets when last checked.
+    pub fn has_rights(&self) -> bool {
+        self.has_rights.load(Ordering::Relaxed)
+    }
+
+    /// A write was refused for want of rights: perhaps in one namespace, perhaps everywhere.
+    pub(super) fn doubt_rights(&self) {
+        let checked_at = *self.checked_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if checked_at.is_none_or(|at| at.elapsed() >= AFTER_REFUSAL) {
+            self.doubt.notify_one();
+        }
+    }
+
     /// Checks now, every 10 minutes, and every few seconds while something is wrong. Never ends.
     pub async fn watch(&self) {
         let mut pause = RECHECK.0;
         loop {
-            self.enter(self.check().await);
-            if self.is_enforced() {
+            let found = self.check().await;
+            *self.checked_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            self.note_rights(found != State::NoRights);
+            self.enter(found);
+            if self.is_enforced() && self.has_rights() {
                 pause = RECHECK.0;
                 let _ = tokio::time::timeout(PERIOD, self.doubt.notified()).await;
             } else {
@@ -97,6 +137,7 @@ impl Admission {
         match known.as_deref() {
             Ok(State::Enforced) => Ok(()),
             Ok(State::Missing(policy)) => Err(TargetError::AdmissionMissing { policy }),
+            Ok(State::NoRights) => Err(TargetError::Rbac { verb: "create".to_owned(), resource: "secrets".to_owned() }),
             Ok(State::Unchecked(why)) => Err(TargetError::AdmissionUnchecked { source: why.clone().into() }),
             // Unknown was waited for, and the sender lives as long as we do.
             Ok(State::Unknown) | Err(_) => Err(TargetError::AdmissionUnchecked { source: "no check has ended".into() }),
@@ -110,10 +151,24 @@ impl Admission {
         TargetError::AdmissionMissing { policy: OWNERSHIP }
     }
 
+    /// Who waits for rights looks again when they are back.
+    fn note_rights(&self, has_rights: bool) {
+        match (self.has_rights.swap(has_rights, Ordering::Relaxed), has_rights) {
+            (true, false) => tracing::error!(
+                "the agent may not write Secrets, also in its own namespace: apply the ClusterRole jasm-agent and its binding (rbac/)"
+            ),
+            (false, true) => {
+                tracing::info!("the agent may write Secrets again");
+                self.changes.announce();
+            }
+            _ => {}
+        }
+    }
+
     fn enter(&self, found: State) {
         let enforced_before = self.is_enforced();
         // A check that fails says nothing about the policies; the writes would fail the same way.
-        if enforced_before && matches!(found, State::Unchecked(_)) {
+        if enforced_before && matches!(found, State::Unchecked(_) | State::NoRights) {
             tracing::warn!(state = ?found, "the admission policies could not be checked; the last check stands");
             return;
         }
@@ -128,7 +183,7 @@ impl Admission {
                 policy,
                 "an admission policy is not in force: the agent writes nothing until it is back; apply rbac/ (policy and binding)"
             ),
-            State::Unknown | State::Unchecked(_) => {
+            State::Unknown | State::Unchecked(_) | State::NoRights => {
                 tracing::error!(state = ?found, "the admission policies could not be checked: the agent writes nothing");
             }
         }
@@ -155,6 +210,7 @@ impl Admission {
         match self.secrets.check(&self.own_namespace, body).await {
             Ok((200..300, _)) => State::Missing(policy),
             Ok((403, status)) if refusing_policy(&status) == Some(policy) => State::Enforced,
+            Ok((403, status)) if refused_by_rbac(&status).is_some() => State::NoRights,
             Ok((code, status)) => State::Unchecked(format!("the check of {policy} got HTTP {code}: {}", status.said())),
             Err(error) => State::Unchecked(crate::error::chain(&error)),
         }

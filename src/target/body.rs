@@ -28,6 +28,8 @@ pub(super) struct SecretBody<'a> {
     metadata: Metadata<'a>,
     #[serde(skip_serializing_if = "Data::is_none")]
     data: Data<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    immutable: Option<bool>,
 }
 
 /// What stands under `data`.
@@ -64,6 +66,7 @@ impl<'a> SecretBody<'a> {
                 annotations: BTreeMap::new(),
             },
             data: Data::None,
+            immutable: None,
         }
     }
 
@@ -96,6 +99,12 @@ impl<'a> SecretBody<'a> {
 
     pub(super) fn data(mut self, data: &'a SecretData) -> Self {
         self.data = Data::Of(data);
+        self
+    }
+
+    /// For a probe alone: the API server compares data with an immutable Secret only if the request is for one.
+    pub(super) fn immutable(mut self) -> Self {
+        self.immutable = Some(true);
         self
     }
 

@@ -43,10 +43,10 @@ pub enum TargetError {
         /// Namespace and name.
         target: String,
     },
-    /// The Secret, ours or not, cannot be changed any more: the API server says so before it asks our policies.
+    /// The Secret, ours or not, holds something else and cannot be changed any more.
     #[error(
-        "Secret {target} is marked immutable and stays as it is: choose another secretName, or delete that Secret if \
-         nobody needs it"
+        "Secret {target} is marked immutable and does not hold what this pod asks for: choose another secretName, or \
+         delete that Secret if nobody needs it"
     )]
     Immutable {
         /// Namespace and name.

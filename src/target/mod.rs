@@ -9,6 +9,7 @@
 //! | absent | probe, fetch, POST |
 //! | fresh | probe |
 //! | stale, or another source of ours | probe, fetch, PUT |
+//! | made immutable | probe, fetch, probe with the value |
 //! | a lost race | one more probe and write, at most five times |
 
 mod admission;
@@ -47,7 +48,7 @@ use crate::{
     pod::PodView,
     policy::AdmittedRequest,
     request::SecretType,
-    workload::{self, Workload},
+    workload::{Workload, Workloads},
 };
 
 const SOURCE: &str = "jasm.codnod.io/source";
@@ -117,7 +118,7 @@ pub enum Urgency {
 
 /// Where and how Secrets are written.
 pub struct Targets {
-    client: Client,
+    workloads: Workloads,
     secrets: Secrets,
     admission: Arc<Admission>,
     clock: Arc<ApiClock>,
@@ -139,19 +140,20 @@ pub struct TargetConfig {
 }
 
 impl Targets {
-    /// RBAC: `create` and `update` on secrets; see [`workload`] for the reads behind a disputed name.
+    /// RBAC: `create` and `update` on secrets; see [`Workloads`] for the reads behind a disputed name.
     pub fn new(
         client: Client,
+        workloads: Workloads,
         config: TargetConfig,
         clock: Arc<ApiClock>,
         metrics: Arc<Metrics>,
         changes: Arc<Changes>,
     ) -> Self {
         let TargetConfig { node, own_namespace, freshness } = config;
-        let secrets = Secrets::new(client.clone());
+        let secrets = Secrets::new(client);
         let admission = Arc::new(Admission::new(secrets.clone(), own_namespace, node.clone(), metrics, changes));
         let (bodies, turns) = (ByteBudget::for_bodies(), Turns::default());
-        Self { client, secrets, admission, clock, bodies, turns, node, freshness }
+        Self { workloads, secrets, admission, clock, bodies, turns, node, freshness }
     }
 
     /// The watch over the admission policies.
@@ -171,6 +173,21 @@ impl Targets {
         urgency: Urgency,
         value: impl Future<Output = Result<Value, SyncError>>,
     ) -> Result<Outcome, SyncError> {
+        let outcome = self.try_apply(pod, asked, admitted, urgency, value).await;
+        if matches!(outcome, Err(SyncError::Target(TargetError::Rbac { .. }))) {
+            self.admission.doubt_rights();
+        }
+        outcome
+    }
+
+    async fn try_apply(
+        &self,
+        pod: &PodView,
+        asked: Asked,
+        admitted: &AdmittedRequest,
+        urgency: Urgency,
+        value: impl Future<Output = Result<Value, SyncError>>,
+    ) -> Result<Outcome, SyncError> {
         self.admission.enforced().await?;
         let target = Target { namespace: pod.namespace(), name: admitted.request().secret_name.clone() };
         let mut wish =
@@ -181,8 +198,12 @@ impl Targets {
         let (mut value, mut ready) = (std::pin::pin!(maybe_done(value)), None);
         for _ in 0..TRIES {
             let meanwhile = (early && ready.is_none()).then_some(value.as_mut());
-            let held = beside(self.probe(&target, secret_type), meanwhile).await?;
-            let held = match held {
+            let held = match beside(self.probe(&target, secret_type), meanwhile).await? {
+                Found::Immutable => {
+                    value.as_mut().await;
+                    let Some(ready) = value.as_mut().take_output().transpose()? else { break };
+                    return Ok(self.confirm(&target, secret_type, &wish, &ready).await?);
+                }
                 Found::Absent => None,
                 Found::NamespaceGone => return Ok(Outcome::NamespaceGone),
                 Found::Ours(held) => {
@@ -210,18 +231,43 @@ impl Targets {
     ///
     /// With the type that is wanted and its keys: the API server answers for others before any policy does.
     async fn probe(&self, target: &Target, secret_type: SecretType) -> Result<Found, TargetError> {
-        let body = SecretBody::new(target.namespace.as_str(), target.name.as_str())
-            .placeholder(secret_type)
-            .annotate(PROBE, "true")
-            .annotate(SOURCE, "v1:probe:probe")
-            .annotate(NODE, &self.node);
+        let body = self.probe_body(target).placeholder(secret_type);
         match self.secrets.send(Verb::Update, Mode::DryRun, target, body).await {
             Reply::Ours(held) => Ok(Found::Ours(held.believed(&self.clock))),
             Reply::Absent => Ok(Found::Absent),
             Reply::NamespaceGone => Ok(Found::NamespaceGone),
             Reply::Accepted => Err(self.admission.probe_was_accepted()),
+            Reply::Refused(TargetError::Immutable { .. }) => Ok(Found::Immutable),
             Reply::Refused(error) => Err(error),
             Reply::Exists | Reply::Changed => Err(TargetError::LostRace { target: target.to_string() }),
+        }
+    }
+
+    fn probe_body<'a>(&self, target: &'a Target) -> SecretBody<'a> {
+        SecretBody::new(target.namespace.as_str(), target.name.as_str())
+            .annotate(PROBE, "true")
+            .annotate(SOURCE, "v1:probe:probe")
+            .annotate(NODE, &self.node)
+    }
+
+    /// Whether an immutable Secret, which nobody can change, is ours and holds the value: the API server lets a probe
+    /// through to the policies only if its data is what is stored.
+    async fn confirm(
+        &self,
+        target: &Target,
+        secret_type: SecretType,
+        wish: &Wish,
+        value: &Value,
+    ) -> Result<Outcome, TargetError> {
+        let _reserved = self.bodies.reserve(SecretBody::max_bytes(&value.data)).await;
+        let body = self.probe_body(target).of_type(secret_type).data(&value.data).immutable();
+        match self.secrets.send(Verb::Update, Mode::DryRun, target, body).await {
+            Reply::Ours(held) if held.source == wish.source => Ok(Outcome::Fresh),
+            Reply::NamespaceGone => Ok(Outcome::NamespaceGone),
+            Reply::Accepted => Err(self.admission.probe_was_accepted()),
+            Reply::Refused(error) => Err(error),
+            Reply::Ours(_) => Err(TargetError::Immutable { target: target.to_string() }),
+            Reply::Absent | Reply::Exists | Reply::Changed => Err(TargetError::LostRace { target: target.to_string() }),
         }
     }
 
@@ -235,12 +281,12 @@ impl Targets {
     ) -> Result<Option<Outcome>, TargetError> {
         let decision = match decide(held, wish, self.freshness) {
             Decision::OtherWorkload(holder) => {
-                wish.workload = in_time(workload::verified(&self.client, pod)).await?;
+                wish.workload = in_time(self.workloads.verified(pod)).await?;
                 if wish.workload == holder {
                     by_age(held, wish)
                 } else if holder == Workload::ShortLived {
                     from_short_lived(held, wish)
-                } else if in_time(workload::exists(&self.client, &target.namespace, &holder)).await? {
+                } else if in_time(self.workloads.exists(&target.namespace, &holder)).await? {
                     Decision::OtherWorkload(holder)
                 } else {
                     Decision::TakeOver
@@ -301,6 +347,8 @@ impl Targets {
 enum Found {
     Ours(Held),
     Absent,
+    /// Ours or not, it cannot be told.
+    Immutable,
     NamespaceGone,
 }
 

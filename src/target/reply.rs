@@ -76,6 +76,12 @@ pub(super) fn refusing_policy(status: &Status) -> Option<&str> {
     policy_of(&status.message).map(|(policy, _)| policy)
 }
 
+/// Verb and resource that RBAC refused, if it did: `User "U" cannot VERB resource "R" in API group ..`.
+pub(super) fn refused_by_rbac(status: &Status) -> Option<(&str, &str)> {
+    let (verb, rest) = status.message.split_once(" cannot ")?.1.split_once(" resource \"")?;
+    Some((verb, rest.split('"').next().unwrap_or_default()))
+}
+
 /// What a body without a readable Status becomes: code and verb still count.
 pub(super) fn read_status(body: &[u8]) -> Status {
     serde_json::from_slice(body).unwrap_or_default()
@@ -116,11 +122,9 @@ fn forbidden(status: &Status, target: &str) -> Reply {
     }
     let target = target.to_owned();
     let message = status.message.as_str();
-    let by_rbac = || message.split_once(" cannot ")?.1.split_once(" resource \"");
     let refused = if message.contains("exceeded quota: ") {
         TargetError::Quota { target }
-    } else if let Some((verb, rest)) = by_rbac() {
-        let resource = rest.split('"').next().unwrap_or_default();
+    } else if let Some((verb, resource)) = refused_by_rbac(status) {
         TargetError::Rbac { verb: word(verb), resource: word(resource) }
     } else {
         TargetError::Forbidden { target, by: "the API server".to_owned(), source: for_the_log(message) }

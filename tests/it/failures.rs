@@ -87,7 +87,9 @@ async fn each_trouble_of_the_store_keeps_the_last_good_value() {
         ("denied", Fault::AccessDenied, "SecretFetchFailed", "denied access"),
         ("deleted", Fault::PendingDeletion, "SecretFetchFailed", "deletion scheduled"),
         ("truncated", Fault::Truncated, "SecretFetchFailed", "did not answer"),
-        ("not-json", Fault::Body("<html>".to_owned()), "SecretFetchFailed", "did not answer"),
+        ("cut-json", Fault::Body(r#"{"Name":"x","SecretStr"#.to_owned()), "SecretFetchFailed", "did not answer"),
+        ("not-json", Fault::Body("<html>".to_owned()), "SecretFetchFailed", "cannot be used"),
+        ("other-json", Fault::Body(r#"{"Name":1}"#.to_owned()), "SecretFetchFailed", "cannot be used"),
     ];
     for (case, fault, reason, want) in faults {
         let path = scene.store.seed(case, r#"{"A":"good"}"#).await;

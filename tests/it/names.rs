@@ -129,7 +129,7 @@ async fn a_name_that_a_bare_pod_once_used_goes_to_a_newer_deployment() {
 }
 
 #[tokio::test]
-async fn an_immutable_secret_of_ours_keeps_its_value_and_says_so() {
+async fn an_immutable_secret_of_ours_with_another_value_stays_and_says_so() {
     let scene = Scene::set().await;
     let path = scene.store.seed("config", r#"{"A":"1"}"#).await;
     scene.pod("web-1").asks(&path, "app").create().await;

@@ -1,7 +1,7 @@
 //! Workloads of a test, put together by hand: no controller runs that would make pods of them or take pods away.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, PostParams};
+use kube::api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 
@@ -58,6 +58,14 @@ impl TestNamespace {
         let made = made.unwrap_or_else(|error| panic!("no {kind} {name} in {}: {error}", self.name()));
         let uid = made.uid().expect("the API server gives each object a UID");
         Workload { api_version, kind: kind.to_owned(), name: name.to_owned(), uid }
+    }
+
+    /// Sets an annotation of a workload.
+    pub(crate) async fn annotate_workload(&self, workload: &Workload, key: &str, value: &str) {
+        let patch = Patch::Merge(json!({"metadata": {"annotations": {key: value}}}));
+        let edited = self.workloads(&workload.kind).patch(&workload.name, &PatchParams::default(), &patch).await;
+        let Workload { kind, name, .. } = workload;
+        edited.unwrap_or_else(|error| panic!("cannot edit the {kind} {name} in {}: {error}", self.name()));
     }
 
     /// Deletes a workload as kubectl does: the garbage collector then deletes what it owned.

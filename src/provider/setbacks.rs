@@ -1,0 +1,127 @@
+//! Sources that gave no value and will not soon: asked again once for all pods that wait, not once for each.
+//!
+//! A secret that is not there, or that the agent may not read, is asked for again after a pause that grows, however many
+//! pods wait for it, and only while one does. A pod that is newer than the last answer does not wait: it may be there
+//! because somebody mended the source.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::{FetchError, FetchKey, ProviderError};
+use crate::{
+    delays::{Delays, TELL_AGAIN},
+    error::Retry,
+};
+
+/// Above so many, those that nobody asked for lately are forgotten; they only save requests.
+const REMEMBERED: usize = 1024;
+
+/// The last answers that were none, by source.
+#[derive(Debug, Default)]
+pub(super) struct Setbacks(Mutex<HashMap<FetchKey, Setback>>);
+
+#[derive(Debug)]
+struct Setback {
+    error: Arc<ProviderError>,
+    retry: Retry,
+    delays: Delays,
+    seen_through: Timestamp,
+    again_at: Instant,
+}
+
+impl Setbacks {
+    /// The last answer, where it is too early to ask again for a pod of that age.
+    pub(super) fn stands(&self, key: &FetchKey, not_older_than: Timestamp) -> Option<FetchError> {
+        let setbacks = self.setbacks();
+        let setback = setbacks.get(key).filter(|setback| setback.seen_through >= not_older_than)?;
+        let early = Instant::now() < setback.again_at;
+        early.then(|| FetchError::remembered(Arc::clone(&setback.error), setback.again_at))
+    }
+
+    /// The store gave a value.
+    pub(super) fn clear(&self, key: &FetchKey) {
+        self.setbacks().remove(key);
+    }
+
+    /// The store gave none. Says when it may be asked again, where that is not soon.
+    pub(super) fn note(&self, key: &FetchKey, error: &Arc<ProviderError>, seen_through: Timestamp) -> Option<Instant> {
+        let retry = error.retry();
+        let now = Instant::now();
+        let mut setbacks = self.setbacks();
+        if !matches!(retry, Retry::Absent | Retry::Denied) {
+            return None;
+        }
+        if setbacks.len() >= REMEMBERED {
+            setbacks.retain(|_, setback| now < setback.again_at + TELL_AGAIN);
+        }
+        let mut delays = match setbacks.remove(key) {
+            Some(before) if before.retry == retry => before.delays,
+            _ => Delays::new(retry),
+        };
+        let again_at = now + delays.next();
+        let error = Arc::clone(error);
+        setbacks.insert(key.clone(), Setback { error, retry, delays, seen_through, again_at });
+        Some(again_at)
+    }
+
+    fn setbacks(&self) -> MutexGuard<'_, HashMap<FetchKey, Setback>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        provider::{Identity, ProviderName},
+        request::SecretRequest,
+    };
+
+    fn key(path: &str) -> FetchKey {
+        FetchKey { identity: Identity::Agent, remote: SecretRequest::for_test("aws", path, "x").remote }
+    }
+
+    fn second(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("a time")
+    }
+
+    fn absent() -> Arc<ProviderError> {
+        Arc::new(ProviderError::NotFound { provider: ProviderName::for_test("aws"), path: "a".into() })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_source_is_asked_again_at_one_time_for_all_but_at_once_for_a_newer_pod() {
+        let setbacks = Setbacks::default();
+        let again_at = setbacks.note(&key("a"), &absent(), second(5)).expect("a pause");
+        assert!(setbacks.stands(&key("a"), second(5)).is_some_and(|error| error.again_at() == Some(again_at)));
+        assert!(setbacks.stands(&key("a"), second(6)).is_none(), "a newer pod");
+        assert!(setbacks.stands(&key("b"), second(5)).is_none(), "another source");
+        tokio::time::sleep_until(again_at).await;
+        assert!(setbacks.stands(&key("a"), second(5)).is_none(), "its time has come");
+        let first = again_at.duration_since(Instant::now() - Duration::from_secs(30));
+        let longer = (0..20).filter_map(|_| setbacks.note(&key("a"), &absent(), second(5))).last().expect("a pause");
+        assert!(longer.duration_since(Instant::now()) > first, "the pauses grow");
+        setbacks.clear(&key("a"));
+        assert!(setbacks.stands(&key("a"), second(5)).is_none(), "there was a value");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn trouble_that_passes_is_not_remembered_and_memory_is_bounded() {
+        let setbacks = Setbacks::default();
+        let down = ProviderError::Unavailable { provider: ProviderName::for_test("aws"), source: "x".into() };
+        assert_eq!(setbacks.note(&key("a"), &Arc::new(down), second(5)), None);
+        for number in 0..REMEMBERED {
+            setbacks.note(&key(&number.to_string()), &absent(), second(5));
+        }
+        tokio::time::advance(Duration::from_secs(3 * 3600)).await;
+        setbacks.note(&key("new"), &absent(), second(5));
+        assert_eq!(setbacks.setbacks().len(), 1);
+    }
+}

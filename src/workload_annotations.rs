@@ -1,0 +1,170 @@
+//! What a workload asks for on behalf of its pods: the annotation on a Deployment, StatefulSet, DaemonSet, ReplicaSet, Job
+//! or CronJob, for pods that have none of their own.
+//!
+//! RBAC: `get` on these kinds; metadata only. One request for each workload and not for each pod: an answer serves every
+//! pod that was seen before it was asked for. So a pod never gets an answer older than itself, and a roll-out right after
+//! an edit finds the edit.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use k8s_openapi::{
+    api::{
+        apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet},
+        batch::v1::{CronJob, Job},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::Client;
+use tokio::time::Instant;
+
+use crate::{
+    pod::{PodNamespace, PodView, SYNC_ANNOTATION},
+    workload::{Kind, Workload, metadata, tops},
+};
+
+/// Above so many, those that nobody asks about are forgotten; they only save requests.
+const REMEMBERED: usize = 1024;
+/// For one read, which pods wait for.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// An annotation of a workload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inherited {
+    /// Its text.
+    pub text: Arc<str>,
+    /// Whose it is.
+    pub workload: Workload,
+}
+
+/// The workload could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The API server's answer.
+    #[error("{workload} in namespace {namespace} could not be read; the agent retries with backoff")]
+    Refused {
+        /// Where.
+        namespace: PodNamespace,
+        /// Which.
+        workload: Workload,
+        /// What it said.
+        #[source]
+        source: kube::Error,
+    },
+    /// None.
+    #[error(
+        "the API server did not answer about the workloads in namespace {namespace}; the agent retries with backoff"
+    )]
+    Unanswered {
+        /// Where.
+        namespace: PodNamespace,
+    },
+}
+
+impl ReadError {
+    /// Whether the agent lacks the right, which somebody has to grant.
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Refused { source: kube::Error::Api(status), .. } if status.code == 403)
+    }
+}
+
+type Slot = Arc<tokio::sync::Mutex<Option<Answer>>>;
+
+/// Reads annotations of workloads.
+pub struct WorkloadAnnotations {
+    client: Client,
+    slots: Mutex<HashMap<(PodNamespace, Workload), Slot>>,
+}
+
+#[derive(Debug, Clone)]
+struct Answer {
+    asked_at: Instant,
+    annotation: Option<Inherited>,
+}
+
+impl WorkloadAnnotations {
+    /// A reader without any answer yet.
+    pub fn new(client: Client) -> Self {
+        Self { client, slots: Mutex::default() }
+    }
+
+    /// What the workload of a pod asks for, no older than `seen_at`, when the watch told of the pod. Those who ask about
+    /// one workload wait for each other.
+    ///
+    /// # Errors
+    /// [`ReadError`]: whether the pod asks for anything is not known then.
+    pub async fn of(&self, pod: &PodView, seen_at: Instant) -> Result<Option<Inherited>, ReadError> {
+        let candidates = tops(pod);
+        let Some((_, first)) = candidates.first() else {
+            return Ok(None);
+        };
+        let namespace = pod.namespace();
+        let slot = self.slot(&namespace, first);
+        let mut answer = slot.lock().await;
+        if let Some(answer) = answer.as_ref().filter(|answer| answer.asked_at >= seen_at) {
+            return Ok(answer.annotation.clone());
+        }
+        let asked_at = Instant::now();
+        let read = self.read(&namespace, candidates);
+        let annotation = tokio::time::timeout(READ_TIMEOUT, read)
+            .await
+            .unwrap_or_else(|_| Err(ReadError::Unanswered { namespace: namespace.clone() }))?;
+        *answer = Some(Answer { asked_at, annotation: annotation.clone() });
+        Ok(annotation)
+    }
+
+    /// The first of these that exists is the one: a name that was only guessed may be nobody's.
+    async fn read(
+        &self,
+        namespace: &PodNamespace,
+        candidates: Vec<(Kind, Workload)>,
+    ) -> Result<Option<Inherited>, ReadError> {
+        for (kind, workload) in candidates {
+            match self.metadata(namespace, kind, &workload).await {
+                Ok(None) => {}
+                Ok(Some(mut meta)) => {
+                    let text = meta.annotations.as_mut().and_then(|all| all.remove(SYNC_ANNOTATION));
+                    return Ok(text.map(|text| Inherited { text: text.into(), workload }));
+                }
+                Err(source) => {
+                    return Err(ReadError::Refused { namespace: namespace.clone(), workload, source });
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    async fn metadata(
+        &self,
+        namespace: &PodNamespace,
+        kind: Kind,
+        workload: &Workload,
+    ) -> kube::Result<Option<ObjectMeta>> {
+        let (client, Some(name)) = (&self.client, workload.name()) else {
+            return Ok(None);
+        };
+        match kind {
+            Kind::Deployment => metadata::<Deployment>(client, namespace, name).await,
+            Kind::ReplicaSet => metadata::<ReplicaSet>(client, namespace, name).await,
+            Kind::StatefulSet => metadata::<StatefulSet>(client, namespace, name).await,
+            Kind::DaemonSet => metadata::<DaemonSet>(client, namespace, name).await,
+            Kind::Job => metadata::<Job>(client, namespace, name).await,
+            Kind::CronJob => metadata::<CronJob>(client, namespace, name).await,
+        }
+    }
+
+    fn slot(&self, namespace: &PodNamespace, workload: &Workload) -> Slot {
+        let mut slots = self.slots();
+        if slots.len() >= REMEMBERED {
+            slots.retain(|_, slot| Arc::strong_count(slot) > 1);
+        }
+        Arc::clone(slots.entry((namespace.clone(), workload.clone())).or_default())
+    }
+
+    fn slots(&self) -> MutexGuard<'_, HashMap<(PodNamespace, Workload), Slot>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
