@@ -8,6 +8,7 @@ mod e2e;
 mod failures;
 mod freshness;
 mod harness;
+mod harness_proxy;
 mod main_job;
 mod names;
 mod policies;
