@@ -1,6 +1,7 @@
 //! Integration tests: the real `jasm-agent` program against a real API server and an emulator of the stores.
 
 mod admission;
+mod api_faults;
 mod bench;
 mod canary;
 mod credentials;
