@@ -4,7 +4,7 @@
 
 use std::{future::Future, sync::Arc};
 
-use futures::{Stream, StreamExt, future::ready};
+use futures::{Stream, StreamExt, future::ready, stream};
 use kube::{
     Api, Client,
     runtime::{
@@ -51,9 +51,29 @@ pub async fn run(
         .await;
 }
 
-/// A streaming list (one request for list and watch), or, where the API server refuses that, a list and then a watch.
+/// The events of one watcher after the other: one whose state the API server has forgotten is given up, since it would
+/// ask for that state for ever where it is refused before the stream begins.
 fn events(api: Api<PodView>, node: &str) -> impl Stream<Item = watcher::Result<Event<PodView>>> + Send + 'static {
     let config = Config::default().fields(&format!("spec.nodeName={node}")).timeout(fastrand::u32(WATCH_SECONDS));
+    stream::repeat(()).flat_map(move |()| until_forgotten(watcher_of(api.clone(), config.clone())))
+}
+
+/// Ends after the error, so that the pause after it still counts.
+fn until_forgotten(
+    events: impl Stream<Item = watcher::Result<Event<PodView>>> + Send + 'static,
+) -> impl Stream<Item = watcher::Result<Event<PodView>>> + Send + 'static {
+    events.scan(false, |forgotten, event| {
+        let ended = *forgotten;
+        *forgotten = is_forgotten(&event);
+        ready((!ended).then_some(event))
+    })
+}
+
+/// A streaming list (one request for list and watch), or, where the API server refuses that, a list and then a watch.
+fn watcher_of(
+    api: Api<PodView>,
+    config: Config,
+) -> impl Stream<Item = watcher::Result<Event<PodView>>> + Send + 'static {
     watcher(api.clone(), config.clone().streaming_lists())
         .take_while(|event| {
             let refused = is_refused(event);
@@ -70,6 +90,10 @@ fn is_refused(event: &watcher::Result<Event<PodView>>) -> bool {
         Err(watcher::Error::WatchStartFailed(kube::Error::Api(status))) => matches!(status.code, 400 | 422),
         _ => false,
     }
+}
+
+fn is_forgotten(event: &watcher::Result<Event<PodView>>) -> bool {
+    matches!(event, Err(watcher::Error::WatchStartFailed(kube::Error::Api(status))) if status.code == 410)
 }
 
 /// Takes note of a pod before any work on it begins.
@@ -109,7 +133,6 @@ mod tests {
     use std::{sync::Mutex, time::Duration};
 
     use bytes::Bytes;
-    use futures::stream;
     use http::Request;
     use http_body_util::StreamBody;
     use hyper::body::Frame;

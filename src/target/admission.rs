@@ -42,7 +42,7 @@ const NO_SUCH_NODE: &str = "jasm-no-such-node";
 /// Between checks while all is well.
 const PERIOD: Duration = Duration::from_secs(10 * 60);
 /// A write that was refused for want of rights brings the next check forward, but not to before this.
-const AFTER_REFUSAL: Duration = Duration::from_secs(30);
+const AFTER_REFUSAL: Duration = Duration::from_secs(10);
 /// Between checks while it is not: from the first to the second, doubling.
 const RECHECK: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 

@@ -2,6 +2,7 @@
 
 mod admission;
 mod annotation;
+mod api_faults;
 mod bench;
 mod canary;
 mod cases;
@@ -10,6 +11,7 @@ mod e2e;
 mod failures;
 mod freshness;
 mod harness;
+mod harness_proxy;
 mod main_job;
 mod names;
 mod policies;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 use serde_json::Value;
 
+use super::api_proxy::ApiProxy;
 use super::audit;
 use super::control_plane::ControlPlane;
 use super::http::{Http, Reply};
@@ -78,6 +79,12 @@ impl AgentBuilder {
     /// `JASM_LOG_LEVEL`, as in `trace`.
     pub(crate) fn log_level(self, level: &str) -> Self {
         self.env("JASM_LOG_LEVEL", level)
+    }
+
+    /// Goes to the API server by this proxy.
+    pub(crate) fn through(self, proxy: &ApiProxy) -> Self {
+        let kubeconfig = proxy.kubeconfig(&self.node).display().to_string();
+        self.env("KUBECONFIG", &kubeconfig)
     }
 
     /// Any other variable of the agent's environment, which holds nothing but what is set here.

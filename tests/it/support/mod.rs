@@ -8,6 +8,7 @@
 //! | `cluster` | a test's namespace: pods, Secrets, Events |
 //! | `node` | a node with an agent pod, and the token that is bound to both |
 //! | `agent` | the agent's program: start, ready, log, end |
+//! | `api_proxy` | a proxy between one agent and the API server: counts requests, makes trouble |
 //! | `store` | the store that an agent talks to: counts requests, answers with faults |
 //! | `audit` | the API server's audit log |
 //! | `canary` | looks for secret values in text, in every form they may take |
@@ -17,6 +18,7 @@
 //! Messages name objects and keys, never a secret's value.
 
 pub(crate) mod agent;
+pub(crate) mod api_proxy;
 pub(crate) mod audit;
 pub(crate) mod canary;
 pub(crate) mod cluster;

@@ -1,0 +1,174 @@
+//! The HTTP side of a proxy, on a thread and runtime of its own: a test that blocks its runtime does not stop it.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use axum::body::Bytes;
+use http::request::Parts;
+use http::{Request, Response, header};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde_json::json;
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+
+use super::super::control_plane::client;
+use super::rule::{Asked, Trouble};
+use super::{Shared, refusal};
+
+/// Any error. One that reaches a connection ends it.
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+/// What an answer holds, whole or piece by piece.
+pub(super) type AnswerBody = UnsyncBoxBody<Bytes, BoxError>;
+/// What the agent gets.
+pub(super) type Answer = Response<AnswerBody>;
+
+/// Headers that are about one connection, and not about what is said on it.
+const OF_THE_CONNECTION: [header::HeaderName; 4] =
+    [header::HOST, header::CONNECTION, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
+
+/// A running server. It ends, with its connections, when this is dropped.
+#[derive(Debug)]
+pub(super) struct Server {
+    url: String,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// `kubeconfig`: the way to the API server, without credentials.
+    pub(super) fn start(shared: Arc<Shared>, kubeconfig: PathBuf) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("the kernel has a free loopback port");
+        listener.set_nonblocking(true).expect("a socket can be made non-blocking");
+        let url = format!("http://{}", listener.local_addr().expect("a bound socket has an address"));
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("a runtime can be made").block_on(serve(listener, shared, kubeconfig, stopped));
+        });
+        Self { url, stop: Some(stop), thread: Some(thread) }
+    }
+
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Serves until the other end of `stopped` goes away.
+async fn serve(listener: TcpListener, shared: Arc<Shared>, kubeconfig: PathBuf, stopped: oneshot::Receiver<()>) {
+    let listener = tokio::net::TcpListener::from_std(listener).expect("the listener fits the runtime");
+    let api = client(&kubeconfig).await.expect("the proxy's kubeconfig names the API server");
+    let front = Arc::new(Front { shared, api });
+    let accept = async {
+        loop {
+            let (stream, _) = listener.accept().await.expect("a loopback socket accepts");
+            tokio::spawn(connection(stream, Arc::clone(&front)));
+        }
+    };
+    tokio::select! {
+        () = accept => {}
+        _ = stopped => {}
+    }
+}
+
+async fn connection(stream: TcpStream, front: Arc<Front>) {
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(move |request| {
+        let front = Arc::clone(&front);
+        async move { front.respond(request).await.map_err(std::io::Error::other) }
+    });
+    // An error is trouble that was asked for, or an agent that went away.
+    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+}
+
+struct Front {
+    shared: Arc<Shared>,
+    /// Adds nothing to a request but the API server's address.
+    api: kube::Client,
+}
+
+impl Front {
+    /// One request: note it, and what befalls it.
+    async fn respond(&self, request: Request<Incoming>) -> Result<Answer, BoxError> {
+        let (head, body) = request.into_parts();
+        let body = body.collect().await?.to_bytes();
+        let asked = Asked::read(&head);
+        let Some(rule) = self.shared.note(&asked) else {
+            return self.forward(&asked, head, body).await;
+        };
+        match &rule.trouble {
+            Trouble::LostReply => {
+                whole(self.forward(&asked, head, body).await?).await?;
+                rule.hit();
+                Err("the answer is lost".into())
+            }
+            Trouble::HeldReply => {
+                let answer = whole(self.forward(&asked, head, body).await?).await?;
+                rule.hit();
+                rule.over().await;
+                Ok(answer)
+            }
+            before => {
+                rule.hit();
+                match before {
+                    Trouble::Refused(refusal) => return refusal.answer(&asked, &body),
+                    Trouble::ExpiredInStream => return expired_in_stream(),
+                    Trouble::BlackHole => rule.over().await,
+                    Trouble::Delay(pause) => tokio::time::sleep(*pause).await,
+                    _ => return Err("the connection is cut".into()),
+                }
+                self.forward(&asked, head, body).await
+            }
+        }
+    }
+
+    /// Asks the API server the same and passes on what it says, as it comes.
+    async fn forward(&self, asked: &Asked, head: Parts, body: Bytes) -> Result<Answer, BoxError> {
+        let mut request = Request::builder().method(head.method).uri(head.uri).body(kube::client::Body::from(body))?;
+        *request.headers_mut() = head.headers;
+        OF_THE_CONNECTION.iter().for_each(|name| {
+            request.headers_mut().remove(name);
+        });
+        let mut answer = self
+            .api
+            .send(request)
+            .await?
+            .map(|body| body.map_err(|error| -> BoxError { Box::new(error) }).boxed_unsync());
+        OF_THE_CONNECTION.iter().for_each(|name| {
+            answer.headers_mut().remove(name);
+        });
+        if asked.is_watch() && answer.status().is_success() {
+            return Ok(answer.map(|body| self.shared.state().watches.open(body)));
+        }
+        Ok(answer)
+    }
+}
+
+/// The same answer, once all of it is there.
+async fn whole(answer: Answer) -> Result<Answer, BoxError> {
+    let (head, body) = answer.into_parts();
+    let body = Full::from(body.collect().await?.to_bytes());
+    Ok(Response::from_parts(head, body.map_err(|never| match never {}).boxed_unsync()))
+}
+
+/// How the API server answers a watch from a state that is gone.
+fn expired_in_stream() -> Result<Answer, BoxError> {
+    let event = json!({"type": "ERROR", "object": refusal::expired()});
+    let body = Full::from(format!("{event}\n")).map_err(|never| match never {}).boxed_unsync();
+    Ok(Response::builder().header(header::CONTENT_TYPE, "application/json").body(body)?)
+}
