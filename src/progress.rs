@@ -46,6 +46,8 @@ pub struct Due {
     pub failures: u32,
     /// It was served before, and the pod hangs all the same.
     pub hangs: bool,
+    /// When the agent was told of the pod.
+    pub seen_at: Instant,
     /// The changes that were known when it became due.
     changes: u64,
 }
@@ -254,7 +256,7 @@ impl Progress {
         };
         pod.forget_all_but(&asks, api_time);
         let looks_again = pod.looks_again(view.hangs(), now);
-        let replayed = pod.replayed;
+        let (replayed, seen_at) = (pod.replayed, pod.seen_at);
         asks.into_iter()
             .filter_map(|ask| {
                 let (failures, hangs) = match pod.asks.get(&ask) {
@@ -264,7 +266,7 @@ impl Progress {
                     Some(_) => return None,
                 };
                 let edited_at = pod.edited.get(&ask).copied();
-                Some(Due { ask, replayed, edited_at, failures, hangs, changes })
+                Some(Due { ask, replayed, edited_at, failures, hangs, seen_at, changes })
             })
             .collect()
     }
@@ -443,6 +445,12 @@ mod tests {
         TargetError::Unauthenticated.into()
     }
 
+    /// What was taken before.
+    fn late_due() -> Due {
+        let seen_at = Instant::now();
+        Due { ask: ask("a"), replayed: false, edited_at: None, failures: 0, hangs: false, seen_at, changes: 0 }
+    }
+
     fn take(progress: &Progress, pod: &PodView, asks: Vec<Ask>, changes: u64) -> Vec<Due> {
         progress.due(pod, asks, changes, Timestamp::UNIX_EPOCH)
     }
@@ -504,7 +512,7 @@ mod tests {
         let pod = pod("u", "Pending");
         let progress = with(&pod);
         let fail = |error: &SyncError| {
-            let due = Due { ask: ask("a"), replayed: false, edited_at: None, failures: 0, hangs: false, changes: 0 };
+            let due = late_due();
             progress.failed(&pod, due, error).tell
         };
         take(&progress, &pod, vec![ask("a")], 0);
@@ -555,7 +563,7 @@ mod tests {
         progress.list_began();
         progress.list_ended();
         assert_eq!(progress.waiting(), BTreeMap::new());
-        let late = Due { ask: ask("a"), replayed: false, edited_at: None, failures: 0, hangs: false, changes: 0 };
+        let late = late_due();
         progress.failed(&pod, late, &quota());
         assert_eq!(progress.waiting(), BTreeMap::new(), "work that ends late brings nothing back");
     }

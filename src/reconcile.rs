@@ -155,8 +155,11 @@ impl Context {
         tracing::debug!(namespace = %pod.namespace(), pod = pod.name(), rule = admitted.rule(), "admitted");
         let asked = Asked::by(pod.reference_time(), due.edited_at);
         self.seen.observe(asked.reference);
-        let starting = !due.replayed && !due.hangs && due.failures == 0;
-        let urgency = if starting { Urgency::Starting } else { Urgency::Replayed };
+        let urgency = match due {
+            Due { hangs: true, .. } | Due { failures: 1.., .. } => Urgency::Again,
+            Due { replayed: true, edited_at: None, seen_at, .. } => Urgency::Replayed { seen_at: *seen_at },
+            _ => Urgency::Starting,
+        };
         let value = self.value(pod, asked.reference, &admitted);
         self.targets.apply(pod, asked, &admitted, urgency, value).await
     }

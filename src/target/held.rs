@@ -98,7 +98,8 @@ pub(super) enum Decision {
 /// Decides by the rules of the write protocol (README: "Two pods, one Secret name").
 pub(super) fn decide(held: &Held, wish: &Wish, freshness: Duration) -> Decision {
     if held.source == wish.source {
-        return if is_fresh(held, wish, freshness) { Decision::Fresh } else { Decision::Refresh };
+        let is_fresh = held.synced_through.is_some_and(|through| is_new_enough(through, wish, freshness));
+        return if is_fresh { Decision::Fresh } else { Decision::Refresh };
     }
     if !held.source.is_empty() && !held.source.starts_with(KNOWN_SOURCE) {
         return Decision::NewerRelease;
@@ -127,10 +128,9 @@ pub(super) fn from_short_lived(held: &Held, wish: &Wish) -> Decision {
     }
 }
 
-fn is_fresh(held: &Held, wish: &Wish, freshness: Duration) -> bool {
-    held.synced_through
-        .and_then(|through| through.checked_add(freshness).ok())
-        .is_some_and(|until| until >= wish.asked.reference)
+/// Whether a value that was fetched then is new enough.
+pub(super) fn is_new_enough(through: Timestamp, wish: &Wish, freshness: Duration) -> bool {
+    through.checked_add(freshness).is_ok_and(|until| until >= wish.asked.reference)
 }
 
 #[cfg(test)]

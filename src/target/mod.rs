@@ -25,7 +25,7 @@ use std::{future::Future, pin::Pin, sync::Arc, task::Poll, time::Duration};
 use futures::future::{MaybeDone, maybe_done, poll_fn};
 use jiff::Timestamp;
 use kube::Client;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 pub use admission::Admission;
 pub use error::TargetError;
@@ -34,7 +34,7 @@ pub use held::Asked;
 use self::{
     api::{Mode, Secrets, Target},
     body::SecretBody,
-    held::{Decision, Held, Wish, by_age, decide, from_short_lived},
+    held::{Decision, Held, Wish, by_age, decide, from_short_lived, is_new_enough},
     reply::{Reply, Verb},
     turns::{Seen, Turns},
 };
@@ -112,8 +112,14 @@ impl Outcome {
 pub enum Urgency {
     /// A pod that is starting: together with the probe where that is likely to be of use.
     Starting,
-    /// A pod that was there before the agent: only if the probe shows the need.
-    Replayed,
+    /// A pod that was there before the agent: only if the probe shows the need. What the agent saw since `seen_at`, when
+    /// it was told of the pod, is as good as a probe of this pod's own.
+    Replayed {
+        /// When that was.
+        seen_at: Instant,
+    },
+    /// Another attempt: only if the probe shows the need.
+    Again,
 }
 
 /// Where and how Secrets are written.
@@ -194,9 +200,18 @@ impl Targets {
             Wish { source: body::printable(&admitted.request().source_id()), asked, workload: Workload::by_name(pod) };
         let secret_type = admitted.request().template.secret_type;
         let (mut turn, alone) = self.turns.take(&target).await;
-        let early = urgency == Urgency::Starting && alone && self.freshness.is_zero() && !is_known_fresh(&turn, &wish);
+        if let Urgency::Replayed { seen_at } = urgency
+            && turn.as_ref().is_some_and(|seen| seen.asked_at >= seen_at && is_known_fresh(seen, &wish, self.freshness))
+        {
+            return Ok(Outcome::Fresh);
+        }
+        let early = urgency == Urgency::Starting
+            && alone
+            && self.freshness.is_zero()
+            && !turn.as_ref().is_some_and(|seen| is_known_fresh(seen, &wish, self.freshness));
         let (mut value, mut ready) = (std::pin::pin!(maybe_done(value)), None);
         for _ in 0..TRIES {
+            let asked_at = Instant::now();
             let meanwhile = (early && ready.is_none()).then_some(value.as_mut());
             let held = match beside(self.probe(&target, secret_type), meanwhile).await? {
                 Found::Immutable => {
@@ -208,7 +223,7 @@ impl Targets {
                 Found::NamespaceGone => return Ok(Outcome::NamespaceGone),
                 Found::Ours(held) => {
                     if let Some(outcome) = self.settle(pod, &target, &held, &mut wish).await? {
-                        *turn = held.synced_through.map(|through| Seen { source: held.source, through });
+                        *turn = held.synced_through.map(|through| Seen { source: held.source, through, asked_at });
                         return Ok(outcome);
                     }
                     Some(held)
@@ -220,7 +235,7 @@ impl Targets {
             }
             let Some(ready) = &ready else { break };
             if let Some(outcome) = self.write(&target, admitted, &wish, held.as_ref(), ready).await? {
-                *turn = Some(Seen { source: wish.source, through: ready.seen_through });
+                *turn = Some(Seen { source: wish.source, through: ready.seen_through, asked_at });
                 return Ok(outcome);
             }
         }
@@ -367,8 +382,8 @@ async fn beside<T, V: Future>(probe: impl Future<Output = T>, mut value: Option<
     .await
 }
 
-fn is_known_fresh(seen: &Option<Seen>, wish: &Wish) -> bool {
-    seen.as_ref().is_some_and(|seen| seen.source == wish.source && seen.through >= wish.asked.reference)
+fn is_known_fresh(seen: &Seen, wish: &Wish, freshness: Duration) -> bool {
+    seen.source == wish.source && is_new_enough(seen.through, wish, freshness)
 }
 
 /// Bounds a read behind a disputed name, which others wait for.

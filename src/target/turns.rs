@@ -6,7 +6,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use tokio::sync::OwnedMutexGuard;
+use tokio::{sync::OwnedMutexGuard, time::Instant};
 
 use super::api::Target;
 
@@ -18,6 +18,8 @@ const REMEMBERED: usize = 1024;
 pub(super) struct Seen {
     pub(super) source: String,
     pub(super) through: Timestamp,
+    /// When the agent asked.
+    pub(super) asked_at: Instant,
 }
 
 /// Who works on a Secret writes down what he found.
@@ -73,7 +75,7 @@ mod tests {
             }
         });
         tokio::task::yield_now().await;
-        let seen = Seen { source: "v1:a".into(), through: Timestamp::UNIX_EPOCH };
+        let seen = Seen { source: "v1:a".into(), through: Timestamp::UNIX_EPOCH, asked_at: Instant::now() };
         *first = Some(seen.clone());
         drop(first);
         assert_eq!(waiting.await.expect("a turn"), (Some(seen), false));

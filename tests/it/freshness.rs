@@ -83,7 +83,7 @@ async fn a_restarted_agent_probes_and_fetches_nothing() {
     assert_eq!(scene.store.calls(&path), fetches, "no fetch, also with --freshness 0s");
     let after = scene.calls().await;
     let probes = |calls: &std::collections::BTreeMap<String, usize>| calls.get("update secrets (dry run)").copied();
-    assert_eq!(probes(&after), probes(&before).map(|count| count + 2), "one probe for each pod: {after:?}");
+    assert_eq!(probes(&after), probes(&before).map(|count| count + 1), "one probe for both pods: {after:?}");
     assert_eq!(after.get("create secrets"), before.get("create secrets"));
     assert_eq!(after.get("update secrets"), before.get("update secrets"));
     assert_eq!(scene.namespace.events(&running).await.len(), 1, "a pod that runs is not told again");
@@ -113,4 +113,50 @@ async fn a_time_on_a_secret_that_lies_ahead_is_not_believed() {
     scene.pod("web-2").asks(&path, "app").create().await;
 
     scene.namespace.wait_for_data("app", [("A", "2")]).await;
+}
+
+/// The bill of a full node: what a start, a restart and a roll-out of everything cost.
+#[tokio::test]
+async fn two_hundred_pods_of_ten_workloads_with_ten_secrets_cost_ten_fetches_and_a_restart_none() {
+    const WORKLOADS: usize = 10;
+    const PODS: usize = 20;
+    let mut scene = Scene::set_with(|builder| builder.freshness("60s")).await;
+    let mut workloads = Vec::new();
+    for number in 0..WORKLOADS {
+        let name = format!("app-{number}");
+        let path = scene.store.seed(&name, r#"{"A":"1"}"#).await;
+        workloads.push((scene.namespace.workload("StatefulSet", &name).await, name, path));
+    }
+    let roll_out = async |scene: &Scene, round: &str| {
+        for (workload, name, path) in &workloads {
+            let pods: Vec<String> = (0..PODS).map(|number| format!("{name}-{round}-{number}")).collect();
+            let pods = pods.iter().map(|pod| scene.pod(pod).owned_by(workload).asks(path, name).create());
+            for pod in futures::future::join_all(pods).await {
+                scene.namespace.wait_for_event(&pod, "SecretSyncSuccess").await;
+            }
+        }
+    };
+    roll_out(&scene, "first").await;
+    let pods = WORKLOADS * PODS;
+    assert_eq!(scene.store.total_calls(), WORKLOADS);
+    assert_eq!(scene.calls().await, calls([("update secrets (dry run)", pods), ("create secrets", WORKLOADS)]));
+
+    scene.agent.terminate().await;
+    let mut again = scene.builder.spawn();
+    again.ready().await;
+    scene.settle().await;
+    assert_eq!(scene.store.total_calls(), WORKLOADS + 1, "none but for what the wait asked for");
+    let probes = pods + WORKLOADS;
+    assert_eq!(scene.calls().await, calls([("update secrets (dry run)", probes), ("create secrets", WORKLOADS)]));
+
+    // As if a minute had gone by.
+    for (_, name, _) in &workloads {
+        let past = json!({"metadata": {"annotations": {"jasm.codnod.io/synced-through": "2020-01-01T00:00:00Z"}}});
+        scene.namespace.edit_secret(name, past).await;
+    }
+    roll_out(&scene, "second").await;
+    assert_eq!(scene.store.total_calls(), 2 * WORKLOADS + 1, "one for each source");
+    let writes =
+        [("update secrets (dry run)", probes + pods), ("create secrets", WORKLOADS), ("update secrets", WORKLOADS)];
+    assert_eq!(scene.calls().await, calls(writes), "not fresh and unchanged: one fetch and one PUT");
 }
