@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e check bench image release control-plane fmt
+.PHONY: help demo test e2e check bench fleet image release control-plane fmt
 
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/jasm
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
@@ -34,7 +34,12 @@ check: rust $(DENY) ## format, lints, licences and bans; no network but the crat
 bench: rust control-plane ## figures of a release build, beside the targets (the first time: about 10 minutes)
 	@echo 'Building the release profile (fat LTO: about 4 minutes on two cores) ...'
 	cargo build --locked --release
-	JASM_AGENT_BIN=$(CURDIR)/target/release/jasm-agent cargo test --locked --test it -- --ignored --nocapture --test-threads=1 bench
+	JASM_AGENT_BIN=$(CURDIR)/target/release/jasm-agent cargo test --locked --test it -- --ignored --nocapture --test-threads=1 bench::
+
+fleet: rust control-plane ## 10,000 syncs of ten agents with a store that fails now and then (about 10 minutes)
+	@echo 'Building the release profile (fat LTO: about 4 minutes on two cores) ...'
+	cargo build --locked --release
+	JASM_AGENT_BIN=$(CURDIR)/target/release/jasm-agent cargo test --locked --test it -- --ignored --nocapture --test-threads=1 fleet::
 
 image: rust ## the container image, with buildah or docker: an archive in dist/ (the first time: about 5 minutes)
 	@.ci/image $(IMAGE):$(VERSION)

@@ -9,6 +9,7 @@ mod cases;
 mod credentials;
 mod e2e;
 mod failures;
+mod fleet;
 mod freshness;
 mod harness;
 mod harness_proxy;

@@ -220,6 +220,16 @@ impl Agent {
         Memory { resident: bytes("VmRSS"), anonymous: bytes("RssAnon"), peak: bytes("VmHWM") }
     }
 
+    /// What it has used of the processors so far, to the hundredth of a second.
+    pub(crate) fn processor_time(&self) -> Duration {
+        let file = format!("/proc/{}/stat", self.pid());
+        let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("cannot read {file}: {error}"));
+        // Behind the program's name, which is in brackets: state is the first field, utime and stime the 12th and 13th.
+        let (_, fields) = text.rsplit_once(") ").expect("a name in brackets");
+        let ticks = fields.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum::<u64>();
+        Duration::from_millis(ticks * 10)
+    }
+
     /// Asks it to end, as the kubelet does, and waits for that.
     pub(crate) async fn terminate(&mut self) -> ExitStatus {
         self.stop("TERM").await

@@ -78,6 +78,9 @@ struct Spoiling {
     fault: Fault,
     /// How many answers are still to be spoiled; `None` is all until [`Store::heal`].
     left: Option<usize>,
+    /// One answer in so many.
+    every: usize,
+    asked: usize,
 }
 
 /// What the Pod Identity endpoint hands out.
@@ -158,13 +161,18 @@ impl Store {
 
     /// Spoils each answer about `key` until [`Store::heal`].
     pub(crate) fn fail(&self, key: &str, fault: Fault) {
-        self.state().faults.insert(key.to_owned(), Spoiling { fault, left: None });
+        self.state().faults.insert(key.to_owned(), Spoiling { fault, left: None, every: 1, asked: 0 });
     }
 
     /// Spoils the next `times` answers about `key`; later ones are right again.
     pub(crate) fn fail_times(&self, key: &str, times: usize, fault: Fault) {
         assert!(times > 0, "no answer about {key} would be spoiled");
-        self.state().faults.insert(key.to_owned(), Spoiling { fault, left: Some(times) });
+        self.state().faults.insert(key.to_owned(), Spoiling { fault, left: Some(times), every: 1, asked: 0 });
+    }
+
+    /// Spoils one in so many answers about `key`, until [`Store::heal`].
+    pub(crate) fn fail_every(&self, key: &str, every: usize, fault: Fault) {
+        self.state().faults.insert(key.to_owned(), Spoiling { fault, left: None, every, asked: 0 });
     }
 
     /// Answers about `key` are right again.

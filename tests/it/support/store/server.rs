@@ -102,6 +102,10 @@ impl Front {
         let key = keys(asked).find(|key| state.faults.contains_key(*key))?.to_owned();
         let spoiling = state.faults.get_mut(&key)?;
         let fault = spoiling.fault.clone();
+        spoiling.asked += 1;
+        if spoiling.asked % spoiling.every != 0 {
+            return None;
+        }
         match &mut spoiling.left {
             None => return Some(fault),
             Some(left) => *left = left.saturating_sub(1),
