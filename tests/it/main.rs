@@ -18,5 +18,6 @@ mod names;
 mod policies;
 mod program;
 mod rights;
+mod spec_coverage;
 mod support;
 mod workloads;
