@@ -4,6 +4,7 @@ mod admission;
 mod annotation;
 mod bench;
 mod canary;
+mod corpus;
 mod credentials;
 mod e2e;
 mod failures;
