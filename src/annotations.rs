@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde::{
     Deserialize, Deserializer,
-    de::{MapAccess, SeqAccess, Visitor},
+    de::{IntoDeserializer, MapAccess, SeqAccess, Visitor},
 };
 use serde_saphyr::{
     DuplicateKeyPolicy, Error as YamlError, MergeKeyPolicy, Options,
@@ -45,13 +45,13 @@ pub struct RawRequest {
     #[serde(default, deserialize_with = "present")]
     pub version: Option<String>,
     /// How the value is read.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "word")]
     pub format: Format,
     /// The one data key of a value that is not taken apart.
     #[serde(default, deserialize_with = "present")]
     pub data_key: Option<String>,
     /// The type of the Secret.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "word")]
     pub r#type: SecretType,
 }
 
@@ -136,6 +136,12 @@ fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> R
     T::deserialize(deserializer).map(Some)
 }
 
+/// One of a closed list of words. Serde itself would take the object `{raw: }` for `raw`, and a missing value for the
+/// word `~`.
+fn word<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    T::deserialize(String::deserialize(deserializer)?.into_deserializer())
+}
+
 impl<'de> Deserialize<'de> for RawKeys {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Keys;
@@ -173,11 +179,12 @@ fn form_of(text: &str) -> Result<Form, AnnotationError> {
     for event in Parser::new_from_str(text) {
         let (event, span) = event.map_err(|error| {
             let at = error.marker();
-            invalid(format!("is not YAML (line {}, column {})", at.line(), at.col() + 1))
+            let place = format!("line {}, column {}", at.line(), at.col() + 1);
+            invalid(format!("is not YAML ({place}); check quotes, brackets and indentation there"))
         })?;
-        scan.see(&event).map_err(|what| {
+        scan.see(&event).map_err(|(what, remedy)| {
             let (line, column) = (span.start.line(), span.start.col() + 1);
-            invalid(format!("{what} at line {line}, column {column}; write plain values"))
+            invalid(format!("{what} at line {line}, column {column}; {remedy}"))
         })?;
     }
     scan.form.ok_or_else(|| invalid(NOT_A_REQUEST))
@@ -195,10 +202,9 @@ struct Scan {
 }
 
 impl Scan {
-    fn see(&mut self, event: &Event<'_>) -> Result<(), &'static str> {
-        self.nodes += 1;
+    fn see(&mut self, event: &Event<'_>) -> Result<(), Refusal> {
         match event {
-            Event::Alias(_) | Event::UnresolvedAlias(_) => return Err("has an alias (`*name`)"),
+            Event::Alias(_) | Event::UnresolvedAlias(_) => return Err(("has an alias (`*name`)", PLAIN)),
             Event::DocumentStart(..) => self.documents += 1,
             Event::Scalar(text, _, anchor, tag) => {
                 refuse_properties(*anchor, tag.is_some())?;
@@ -218,16 +224,17 @@ impl Scan {
             _ => {}
         }
         if self.documents > 1 {
-            return Err("has a second document");
+            return Err(("has a second document", "write a list to ask for several secrets"));
         }
         if self.depth > MAX_DEPTH || self.nodes > MAX_NODES {
-            return Err("is nested too deeply or has too many values");
+            return Err(("is nested too deeply or has too many values", PLAIN));
         }
         Ok(())
     }
 
     /// Notes a node; says whether it is a key of the outermost object, whose keys and values come in turns.
     fn node(&mut self) -> bool {
+        self.nodes += 1;
         let is_key = self.depth == 1 && self.at_key;
         self.at_key ^= self.depth == 1;
         is_key
@@ -245,11 +252,16 @@ impl Scan {
 
 const NOT_A_REQUEST: &str = "must be an object with provider, path and secretName, or a list of such objects";
 
-fn refuse_properties(anchor: usize, tagged: bool) -> Result<(), &'static str> {
+/// What a text has that is refused, and what to do.
+type Refusal = (&'static str, &'static str);
+
+const PLAIN: &str = "write plain values";
+
+fn refuse_properties(anchor: usize, tagged: bool) -> Result<(), Refusal> {
     match (anchor, tagged) {
         (0, false) => Ok(()),
-        (0, true) => Err("has a tag (`!name`)"),
-        _ => Err("has an anchor (`&name`)"),
+        (0, true) => Err(("has a tag (`!name`)", PLAIN)),
+        _ => Err(("has an anchor (`&name`)", PLAIN)),
     }
 }
 
@@ -278,16 +290,25 @@ fn explain(error: &YamlError) -> AnnotationError {
             did_you_mean(variant, expected.iter().copied()),
             expected.join(", ")
         ),
-        _ => format!("has a value of another type than belongs there{place}; {NOT_A_REQUEST}"),
+        _ => format!(
+            "has a value of another type than belongs there{place}; a request is an object, its fields are texts, and \
+             `keys` is a map or a list of texts"
+        ),
     };
     invalid(problem)
 }
 
 /// `; did you mean ...` when something known is close to what was written.
 pub(crate) fn did_you_mean<'a>(written: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let written = written.to_lowercase();
+    let length = written.chars().count();
+    let near = |name: &str| (name.len() / 3).max(1);
     known
-        .map(|name| (strsim::damerau_levenshtein(&written.to_lowercase(), &name.to_lowercase()), name))
-        .filter(|(distance, name)| *distance <= (name.len() / 3).max(1))
+        .map(|name| (name.to_lowercase(), name))
+        // A distance is no less than the difference in length, and takes work by the product of both lengths.
+        .filter(|(lower, name)| length.abs_diff(lower.chars().count()) <= near(name))
+        .map(|(lower, name)| (strsim::damerau_levenshtein(&written, &lower), name))
+        .filter(|(distance, name)| *distance <= near(name))
         .min()
         .map(|(_, name)| format!("; did you mean `{name}`?"))
         .unwrap_or_default()
@@ -306,6 +327,17 @@ pub(crate) fn quoted(word: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
+    use proptest::{
+        collection::{btree_map, vec},
+        option, prop_assert, prop_oneof,
+        sample::select,
+        strategy::Strategy,
+        test_runner::TestCaseError,
+    };
+    use serde_json::{Value, json};
+
     use super::*;
 
     const GOOD: &str = "provider: aws-secretsmanager\npath: /prod/codnod/config\nsecretName: app-credentials\n";
@@ -331,6 +363,7 @@ mod tests {
             ("JSON", r#"{"provider":"aws-secretsmanager","path":"/prod/codnod/config","secretName":"app-credentials"}"#.into()),
             ("comments, quotes and CRLF", "# ours !important &x *y\r\nprovider: 'aws-secretsmanager'\r\npath: /prod/codnod/config\r\nsecretName: \"app-credentials\"\r\n".into()),
             ("document marker", format!("---\n{GOOD}")),
+            ("many comments, which are no values", format!("{}{GOOD}", "#\n".repeat(3000))),
             ("list", format!("- {}", GOOD.replace('\n', "\n  ").trim_end())),
             ("list in an object", format!("secrets:\n- {}", GOOD.replace('\n', "\n  ").trim_end())),
             ("list in JSON", r#"{"secrets":[{"provider":"aws-secretsmanager","path":"/prod/codnod/config","secretName":"app-credentials"}]}"#.into()),
@@ -364,14 +397,18 @@ mod tests {
             ),
             ("list of texts", "[a, b]".into(), "another type"),
             ("null version", format!("{GOOD}version:\n"), "without a value (line 4"),
-            ("null keys", format!("{GOOD}keys: null\n"), "another type"),
+            ("null format", format!("{GOOD}format:\n"), "without a value (line 4"),
+            ("null type", format!("{GOOD}type: ~\n"), "without a value (line 4"),
+            ("format as an object", format!("{GOOD}format: {{raw: }}\n"), "another type than belongs there (line 4"),
+            ("type as an object", format!("{GOOD}type: {{Opaque: }}\n"), "another type than belongs there (line 4"),
+            ("null keys", format!("{GOOD}keys: null\n"), "`keys` is a map or a list of texts"),
             ("keys of another type", format!("{GOOD}keys: host\n"), "another type"),
             ("keys in keys", format!("{GOOD}keys: {{a: {{b: c}}}}\n"), "another type"),
             ("a key twice", format!("{GOOD}keys: {{a: b, a: c}}\n"), "`a` stands twice"),
             (
                 "format mistyped",
                 format!("{GOOD}format: jsn\n"),
-                "value `jsn` is not known (line 4, column 9); did you mean `json`?; known values: auto, json, raw",
+                "value `jsn` is not known (line 4, column 1); did you mean `json`?; known values: auto, json, raw",
             ),
             ("format in capitals", format!("{GOOD}format: JSON\n"), "did you mean `json`?"),
             (
@@ -392,8 +429,8 @@ mod tests {
             ("tag", GOOD.replace("/prod", "!!binary /prod"), "has a tag"),
             ("unknown tag", GOOD.replace("/prod", "!env /prod"), "has a tag"),
             ("merge key", format!("{GOOD}<<: {{a: b}}\n"), "merge key"),
-            ("second document", format!("{GOOD}---\n{GOOD}"), "second document"),
-            ("unclosed", "{provider: a".into(), "is not YAML"),
+            ("second document", format!("{GOOD}---\n{GOOD}"), "second document at line 4, column 1; write a list"),
+            ("unclosed", "{provider: a".into(), "is not YAML (line 1, column 1); check quotes, brackets"),
             ("nested", format!("{}{}", "[".repeat(20), "]".repeat(20)), "nested too deeply"),
             ("nested bomb", "[".repeat(4000), "is not YAML"),
             ("wide bomb", format!("{{{}}}", "a: b,".repeat(1500)), "too many values"),
@@ -457,17 +494,227 @@ mod tests {
         assert!(!text.contains('\u{1b}') && text.len() < 300, "{text}");
     }
 
+    /// What YAML is made of, and what requests are made of.
+    const PIECES: &[&str] = &[
+        "provider",
+        "path",
+        "secretName",
+        "keys",
+        "version",
+        "format",
+        "dataKey",
+        "type",
+        "secrets",
+        "a",
+        "/prod/db",
+        "raw",
+        "Opaque",
+        "0",
+        "1.10",
+        "~",
+        "null",
+        "true",
+        ".inf",
+        "2026-01-01",
+        ": ",
+        ":",
+        " :",
+        ", ",
+        ",",
+        "- ",
+        "-",
+        "? ",
+        "[",
+        "]",
+        "{",
+        "}",
+        "\"",
+        "'",
+        "\\",
+        "\\x41",
+        "\\u0000",
+        "\\ud83d",
+        "\\\n",
+        "|",
+        ">",
+        "|-\n",
+        ">2\n",
+        "&a ",
+        "*a",
+        "*a ",
+        "!",
+        "!!str ",
+        "!!binary ",
+        "!<x> ",
+        "<<: ",
+        "---",
+        "---\n",
+        "...\n",
+        "%YAML 1.2\n",
+        "%TAG ! x\n",
+        "#",
+        " # x\n",
+        "@",
+        "`",
+        " ",
+        "  ",
+        "    ",
+        "\t",
+        "\n",
+        "\n  ",
+        "\n    ",
+        "\n- ",
+        "\r",
+        "\r\n",
+        "\u{feff}",
+        "\u{85}",
+        "\u{2028}",
+        "\u{a0}",
+        "\u{0}",
+        "\u{1b}[31m",
+        "\u{202e}",
+        "\u{e9}",
+        "\u{1f511}",
+        "provider: aws-secretsmanager\n",
+        "path: /prod/db\n",
+        "secretName: app\n",
+        "{provider: a, path: b, secretName: c}",
+        "keys: {A: a}\n",
+        "keys: [A, B]\n",
+        "format: raw\n",
+    ];
+
+    fn pieces(count: std::ops::Range<usize>) -> impl Strategy<Value = String> {
+        vec(select(PIECES), count).prop_map(|pieces| pieces.concat())
+    }
+
+    /// As much of a text as is looked at.
+    fn cut(mut text: String) -> String {
+        text.truncate(text.floor_char_boundary(MAX_ANNOTATION_BYTES));
+        text
+    }
+
+    /// What holds for any text at all.
+    fn check(text: &str) -> Result<(), TestCaseError> {
+        match parse(text) {
+            Ok(requests) => prop_assert!((1..=MAX_REQUESTS).contains(&requests.len())),
+            Err(error) => {
+                let said = error.to_string();
+                prop_assert!(said.len() < 900, "{}", said);
+                prop_assert!(said.chars().all(|c| c == ' ' || c.is_ascii_graphic() || c == '\u{fffd}'), "{}", said);
+            }
+        }
+        Ok(())
+    }
+
+    /// Work that grows with the square of a text shows at 8 KiB: nested lists took another parser a second. A debug build
+    /// is some ten times slower, and a busy machine makes one run of many slow, but not all.
+    fn is_quick(text: &str) -> Result<(), TestCaseError> {
+        const LIMIT: Duration = Duration::from_millis(if cfg!(debug_assertions) { 50 } else { 5 });
+        const RUNS: usize = 20;
+        let run = |_| {
+            let started = Instant::now();
+            let _ = parse(text);
+            started.elapsed()
+        };
+        let mut fastest = Duration::MAX;
+        let quick = (0..RUNS).map(run).any(|took| {
+            fastest = fastest.min(took);
+            fastest <= LIMIT
+        });
+        prop_assert!(quick, "{:?} at the best of {} runs, at most {:?} allowed", fastest, RUNS, LIMIT);
+        Ok(())
+    }
+
+    fn any_request() -> impl Strategy<Value = RawRequest> {
+        let word = || proptest::prelude::any::<String>();
+        let types = [
+            SecretType::Opaque,
+            SecretType::Tls,
+            SecretType::DockerConfigJson,
+            SecretType::BasicAuth,
+            SecretType::SshAuth,
+        ];
+        let keys = prop_oneof![
+            btree_map(word(), word(), 0..4).prop_map(|map| map.into_iter().collect()),
+            vec(word(), 0..4).prop_map(|list| list.into_iter().map(|key| (key.clone(), key)).collect()),
+        ];
+        let optional = (option::of(keys.prop_map(RawKeys)), option::of(word()), option::of(word()));
+        let listed = (select(&[Format::Auto, Format::Json, Format::Raw][..]), select(types.to_vec()));
+        (word(), word(), word(), optional, listed).prop_map(
+            |(provider, path, secret_name, (keys, version, data_key), (format, r#type))| RawRequest {
+                provider,
+                path,
+                secret_name,
+                keys,
+                version,
+                format,
+                data_key,
+                r#type,
+            },
+        )
+    }
+
+    /// A request as an object, with a list of keys where that says the same.
+    fn rendered(request: &RawRequest) -> Value {
+        let RawRequest { provider, path, secret_name, keys, version, format, data_key, r#type } = request;
+        let mut object = json!({"provider": provider, "path": path, "secretName": secret_name});
+        let keys = keys.as_ref().map(|RawKeys(pairs)| match pairs.iter().all(|(key, source)| key == source) {
+            true => pairs.iter().map(|(key, _)| json!(key)).collect(),
+            false => Value::Object(pairs.iter().map(|(key, source)| (key.clone(), json!(source))).collect()),
+        });
+        let format = match format {
+            Format::Auto => "auto",
+            Format::Json => "json",
+            Format::Raw => "raw",
+        };
+        let optional = [
+            ("keys", keys),
+            ("version", version.as_ref().map(|version| json!(version))),
+            ("dataKey", data_key.as_ref().map(|key| json!(key))),
+            ("format", Some(json!(format))),
+            ("type", Some(json!(r#type.as_str()))),
+        ];
+        for (field, value) in optional {
+            if let Some(value) = value {
+                object[field] = value;
+            }
+        }
+        object
+    }
+
     proptest::proptest! {
         #[test]
-        fn never_panics(text in "\\PC*") {
-            let _ = parse(&text);
+        fn no_text_of_any_characters_makes_it_panic(characters in vec(proptest::prelude::any::<char>(), 0..MAX_ANNOTATION_BYTES / 4)) {
+            check(&String::from_iter(characters))?;
         }
 
         #[test]
-        fn reads_back_what_was_rendered(provider in "[a-z][a-z0-9-]{0,20}", path in "[ -~]{1,60}", name in "[a-z][a-z0-9.-]{0,20}") {
-            let text = serde_json::json!({"provider": provider, "path": path, "secretName": name}).to_string();
-            let want = RawRequest { provider, path, secret_name: name, ..good() };
-            proptest::prop_assert_eq!(parse(&text), Ok(vec![want]));
+        fn no_text_that_is_nearly_yaml_makes_it_panic(text in pieces(0..60), count in 1..200_usize) {
+            check(&text)?;
+            check(&cut(text.repeat(count)))?;
+        }
+
+        #[test]
+        fn no_text_takes_long(before in pieces(0..4), unit in pieces(1..6), behind in pieces(0..4)) {
+            let fits = MAX_ANNOTATION_BYTES / unit.len();
+            is_quick(&cut(format!("{before}{}{behind}", unit.repeat(fits))))?;
+        }
+
+        #[test]
+        fn reads_back_what_was_rendered(requests in vec(any_request(), 1..=3)) {
+            let all: Vec<Value> = requests.iter().map(rendered).collect();
+            for text in [json!(all).to_string(), json!({"secrets": all}).to_string(), format!("{:#}", json!(all))] {
+                proptest::prop_assert_eq!(parse(&text), Ok(requests.clone()), "{}", text);
+            }
+            for text in [serde_yaml::to_string(&all), serde_yaml::to_string(&json!({"secrets": all}))] {
+                let text = text.expect("YAML");
+                // What writes it folds lines at these, as YAML 1.1 did.
+                if text.contains(['\u{85}', '\u{2028}', '\u{2029}']) {
+                    continue;
+                }
+                proptest::prop_assert_eq!(parse(&text), Ok(requests.clone()), "{}", text);
+            }
         }
     }
 }

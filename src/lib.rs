@@ -51,6 +51,8 @@ pub mod annotations;
 pub mod changes;
 pub mod clock;
 pub mod config;
+#[cfg(test)]
+mod corpus;
 mod delays;
 pub mod error;
 #[cfg(test)]

@@ -157,4 +157,23 @@ mod tests {
         let object = Object::parse(r#"{"a":{"b":1,"b":2}}"#).expect("an object");
         assert_eq!(object.find("/a/b").err(), Some(MappingError::DuplicateKey { key: "b".into() }));
     }
+
+    proptest::proptest! {
+        /// Each value that lies in an object, at any depth, is found by its pointer, and nothing behind it is.
+        #[test]
+        fn pointers_find_what_they_were_made_for((members, text) in super::super::arbitrary::object_of("[a-z~0-9]{0,3}")) {
+            let object = Object::parse(&text).expect("an object");
+            for (key, member) in &members {
+                let here = format!("/{}", key.replace('~', "~0"));
+                let inside = member.pointers().into_iter().map(|(pointer, value)| (format!("{here}{pointer}"), value));
+                for (pointer, value) in inside.chain([(here.clone(), member)]) {
+                    let found = object.find(&pointer).expect("no key twice").map(RawValue::get);
+                    proptest::prop_assert_eq!(found, Some(value.text.as_str()), "pointer {}", pointer);
+                    if !value.text.starts_with(['{', '[']) {
+                        proptest::prop_assert_eq!(object.find(&format!("{pointer}/0")).expect("none").map(RawValue::get), None);
+                    }
+                }
+            }
+        }
+    }
 }

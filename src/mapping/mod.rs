@@ -1,5 +1,7 @@
 //! Request + payload -> Secret data: keys, formats, types, sizes. Pure; all keys of one version, or nothing.
 
+#[cfg(test)]
+mod arbitrary;
 mod json;
 mod types;
 
@@ -315,6 +317,29 @@ mod tests {
             let _ = map_text(&value);
             let text = serde_json::json!({&key: &value}).to_string();
             proptest::prop_assert_eq!(map_text(&text), Ok(vec![(key, value)]));
+        }
+
+        /// Whatever white space, order, escapes and forms of numbers it has.
+        #[test]
+        fn each_value_of_any_object_is_exact_to_the_byte((members, text) in arbitrary::object_of("[a-zA-Z0-9_-]{1,8}")) {
+            let want: BTreeMap<String, Vec<u8>> = members.into_iter().map(|(key, value)| (key, value.bytes)).collect();
+            let payload = SecretPayload::new(text.clone().into_bytes(), "v");
+            for format in [Format::Auto, Format::Json] {
+                let data = map(&Template { format, ..Template::default() }, &payload).expect("data");
+                let data: BTreeMap<String, Vec<u8>> =
+                    data.iter().map(|(key, value)| (key.to_owned(), value.to_vec())).collect();
+                proptest::prop_assert_eq!(&data, &want);
+            }
+            let raw = map(&Template { format: Format::Raw, ..Template::default() }, &payload).expect("data");
+            proptest::prop_assert_eq!(raw.get("value"), Some(text.as_bytes()));
+        }
+
+        /// Not even one byte of it may be missing.
+        #[test]
+        fn an_object_that_was_cut_gives_nothing((_, text) in arbitrary::object_of("[a-z]{1,4}"), cut in 0.0..1.0_f64) {
+            let whole = text.trim_end();
+            let cut = whole.floor_char_boundary((whole.len() as f64 * cut) as usize);
+            proptest::prop_assert!(map_text(&whole[..cut]).is_err());
         }
     }
 }

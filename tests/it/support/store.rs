@@ -7,7 +7,7 @@
 mod aws;
 mod server;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -194,6 +194,11 @@ impl Store {
     /// How many requests about `key` have arrived, answered or not.
     pub(crate) fn calls(&self, key: &str) -> usize {
         self.about(key, |_| ()).len()
+    }
+
+    /// The secrets of which a read has arrived.
+    pub(crate) fn asked(&self) -> BTreeSet<String> {
+        self.state().calls.iter().filter(|call| call.action == GET).filter_map(|call| call.secret.clone()).collect()
     }
 
     /// How many reads of secrets have arrived, of whichever secret.

@@ -89,6 +89,13 @@ impl PodBuilder<'_> {
         }
     }
 
+    /// Creates a pod without a status, where the API server takes it.
+    pub(crate) async fn try_create(self) -> Result<Pod, kube::Error> {
+        assert!(self.status.is_none(), "a status is set behind the creation");
+        let pods: Api<Pod> = self.namespace.api();
+        pods.create(&PostParams::default(), &object(self.json(self.node.as_deref()))).await
+    }
+
     fn json(&self, node: Option<&str>) -> Value {
         let mut pod = json!({
             "metadata": {
