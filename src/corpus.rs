@@ -106,7 +106,9 @@ fn serve(case: &Case, ask: Ask, policy: &Policy, outcome: &mut Outcome) -> Resul
     let request = admitted.request();
     outcome.asks.push(request.remote.path.clone());
     let payload = match &case.value {
-        Some(_) if request.remote.path != case.path() || request.remote.version.is_some() => None,
+        Some(_) if request.remote.path != case.path() => None,
+        // The one version that a new secret has.
+        Some(_) if request.remote.version.as_ref().is_some_and(|version| version != "AWSCURRENT") => None,
         Some(Value::Text(text)) => Some(SecretPayload::new(text.clone().into_bytes(), "v")),
         Some(Value::Bytes(bytes)) => Some(SecretPayload::binary(bytes.clone(), "v")),
         None => None,
