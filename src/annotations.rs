@@ -93,7 +93,7 @@ pub(crate) fn invalid(problem: impl Into<String>) -> AnnotationError {
 /// [`AnnotationError`] when the text is anything else, has an unknown field or no request, or more than 16.
 pub fn parse(text: &str) -> Result<Vec<RawRequest>, AnnotationError> {
     if text.len() > MAX_ANNOTATION_BYTES {
-        return Err(invalid(format!("is {} bytes long; at most {MAX_ANNOTATION_BYTES} are allowed", text.len())));
+        return Err(invalid(format!("is too long; at most {MAX_ANNOTATION_BYTES} bytes are allowed")));
     }
     if text.trim().is_empty() {
         return Err(invalid("is empty; write provider, path and secretName"));
@@ -298,19 +298,26 @@ fn explain(error: &YamlError) -> AnnotationError {
     invalid(problem)
 }
 
+/// Longer words are no near misses of anything that people write, and cost work by the product of lengths.
+const MAX_WORD: usize = 64;
+
 /// `; did you mean ...` when something known is close to what was written.
 pub(crate) fn did_you_mean<'a>(written: &str, known: impl Iterator<Item = &'a str>) -> String {
     let written = written.to_lowercase();
     let length = written.chars().count();
+    if length > MAX_WORD {
+        return String::new();
+    }
     let near = |name: &str| (name.len() / 3).max(1);
     known
+        .filter(|name| name.len() <= MAX_WORD)
         .map(|name| (name.to_lowercase(), name))
         // A distance is no less than the difference in length, and takes work by the product of both lengths.
         .filter(|(lower, name)| length.abs_diff(lower.chars().count()) <= near(name))
         .map(|(lower, name)| (strsim::damerau_levenshtein(&written, &lower), name))
         .filter(|(distance, name)| *distance <= near(name))
         .min()
-        .map(|(_, name)| format!("; did you mean `{name}`?"))
+        .map(|(_, name)| format!("; did you mean {}?", quoted(name)))
         .unwrap_or_default()
 }
 

@@ -35,8 +35,8 @@ impl Delays {
             Retry::Throttled => (doubling(0.2, 30.0), 0.0),
             Retry::Rights => (doubling(1.0, 30.0), 0.5),
             Retry::Absent => (doubling(30.0, 600.0), 0.5),
-            Retry::Denied => (doubling(300.0, 1800.0), 0.5),
-            Retry::Foreign => (doubling(300.0, 300.0), 0.5),
+            Retry::Denied => (doubling(600.0, 1800.0), 0.5),
+            Retry::Foreign => (doubling(300.0, 300.0), 0.8),
             // Not for the change, which comes by itself, but to tell the pod's owner again.
             Retry::OnChange => (Box::new(std::iter::repeat(TELL_AGAIN)), 1.0),
             Retry::Held => {
@@ -92,7 +92,7 @@ mod tests {
         .take(5)
         .collect();
         assert_eq!(held, [5, 15, 30, 60, 60]);
-        for (retry, least, most) in [(Retry::Absent, 15, 600), (Retry::Denied, 150, 1800), (Retry::Foreign, 150, 300)] {
+        for (retry, least, most) in [(Retry::Absent, 15, 600), (Retry::Denied, 300, 1800), (Retry::Foreign, 240, 300)] {
             let mut delays = Delays::new(retry);
             for _ in 0..20 {
                 let delay = delays.next().as_secs();

@@ -153,7 +153,9 @@ impl SyncError {
     /// Whether a change of the agent's surroundings (policy, admission, rights, a store that is back) ends the wait.
     pub fn ends_with_a_change(&self) -> bool {
         match self {
-            Self::Provider(error) => error.is_announced(),
+            Self::Provider(error) => error.again_at().is_some(),
+            // What is wrong stands in the annotation, whatever changes around it.
+            Self::Request(_) => false,
             _ => matches!(self.retry(), Retry::OnChange | Retry::Rights),
         }
     }

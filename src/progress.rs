@@ -116,6 +116,7 @@ struct Pod {
 struct Reading {
     retry: Retry,
     delays: Delays,
+    changes: u64,
     next_at: Instant,
 }
 
@@ -135,7 +136,6 @@ enum State {
 #[derive(Debug)]
 struct Waiting {
     reason: Reason,
-    action: &'static str,
     retry: Retry,
     /// A change of the agent's surroundings ends the wait.
     ends_with_a_change: bool,
@@ -143,7 +143,8 @@ struct Waiting {
     failures: u32,
     changes: u64,
     next_at: Instant,
-    told_at: Instant,
+    /// When the pod's owner was told of each kind of failure.
+    told: BTreeMap<&'static str, Instant>,
 }
 
 impl Progress {
@@ -191,11 +192,14 @@ impl Progress {
     }
 
     /// A pod asks for nothing (any more); it may do so again.
-    pub fn idle(&self, uid: &str) {
+    pub fn idle(&self, view: &PodView) {
         let mut pods = self.pods();
-        pods.unbegun.remove(uid);
-        if let Some(pod) = pods.by_uid.get_mut(uid) {
+        pods.unbegun.remove(view.uid());
+        if let Some(pod) = pods.by_uid.get_mut(view.uid()) {
             pod.forget_all_but(&[], Timestamp::UNIX_EPOCH);
+            if !view.may_inherit() {
+                pod.reading = None;
+            }
         }
     }
 
@@ -213,13 +217,18 @@ impl Progress {
     }
 
     /// What is known of the annotation that a pod without its own may inherit. A pod that is gone inherits nothing.
-    pub fn lookup(&self, pod: &PodView) -> Lookup {
+    /// A change of the agent's surroundings ends the wait for the next attempt.
+    pub fn lookup(&self, pod: &PodView, changes: u64) -> Lookup {
         let mut pods = self.pods();
         // An API server that does not answer about a workload is no reason not to serve other pods.
         pods.unbegun.remove(pod.uid());
         match pods.by_uid.get(pod.uid()) {
             Some(Pod { inherited: Some(known), .. }) => Lookup::Known(known.clone()),
-            Some(Pod { reading: Some(reading), .. }) if Instant::now() < reading.next_at => Lookup::Later,
+            Some(Pod { reading: Some(reading), .. })
+                if Instant::now() < reading.next_at && reading.changes == changes =>
+            {
+                Lookup::Later
+            }
             Some(pod) => Lookup::Due { seen_at: pod.seen_at },
             None => Lookup::Known(None),
         }
@@ -234,14 +243,14 @@ impl Progress {
     }
 
     /// A pod's workload could not be read. Says whether that is new.
-    pub fn not_found_out(&self, pod: &PodView, retry: Retry) -> bool {
+    pub fn not_found_out(&self, pod: &PodView, retry: Retry, changes: u64) -> bool {
         let mut pods = self.pods();
         let Some(pod) = pods.by_uid.get_mut(pod.uid()) else { return false };
         let before = pod.reading.take().filter(|reading| reading.retry == retry);
         let is_new = before.is_none();
         let mut delays = before.map_or_else(|| Delays::new(retry), |reading| reading.delays);
         let next_at = Instant::now() + delays.next();
-        pod.reading = Some(Reading { retry, delays, next_at });
+        pod.reading = Some(Reading { retry, delays, changes, next_at });
         is_new
     }
 
@@ -255,8 +264,10 @@ impl Progress {
             return Vec::new();
         };
         pod.forget_all_but(&asks, api_time);
+        pod.reading = None;
         let looks_again = pod.looks_again(view.hangs(), now);
-        let (replayed, seen_at) = (pod.replayed, pod.seen_at);
+        // What comes later than the first look is an edit.
+        let (replayed, seen_at) = (std::mem::take(&mut pod.replayed), pod.seen_at);
         asks.into_iter()
             .filter_map(|ask| {
                 let (failures, hangs) = match pod.asks.get(&ask) {
@@ -379,36 +390,34 @@ impl Waiting {
     }
 
     fn after(before: Option<State>, due: &Due, error: &SyncError, now: Instant) -> (Self, Verdict) {
-        let (reason, action, retry) = (error.reason(), error.action(), error.retry());
+        let (action, retry) = (error.action(), error.retry());
         let before = match before {
             Some(State::Waiting(waiting)) => Some(waiting),
             Some(State::Done) | None => None,
         };
-        let told_at = before
-            .as_ref()
-            .filter(|before| (before.reason, before.action) == (reason, action))
-            .map(|before| before.told_at)
-            .filter(|told_at| now < *told_at + TELL_AGAIN);
-        let mut delays = match before {
-            Some(before) if before.retry == retry => before.delays,
-            _ => Delays::new(retry),
+        let (mut delays, mut told) = match before {
+            Some(before) if before.retry == retry => (before.delays, before.told),
+            before => (Delays::new(retry), before.map(|before| before.told).unwrap_or_default()),
         };
+        let tell = told.get(action).is_none_or(|told_at| now >= *told_at + TELL_AGAIN);
+        if tell {
+            told.insert(action, now);
+        }
         let retry_in = match error.again_at() {
             Some(at) => at.saturating_duration_since(now),
             None => delays.next(),
         };
         let failures = due.failures.saturating_add(1);
-        let verdict = Verdict { tell: told_at.is_none(), retry_in, failures };
+        let verdict = Verdict { tell, retry_in, failures };
         let waiting = Self {
-            reason,
-            action,
+            reason: error.reason(),
             retry,
             ends_with_a_change: error.ends_with_a_change(),
             delays,
             failures,
             changes: due.changes,
             next_at: now + retry_in,
-            told_at: told_at.unwrap_or(now),
+            told,
         };
         (waiting, verdict)
     }
@@ -519,6 +528,7 @@ mod tests {
         assert!(fail(&quota()), "new");
         assert!(!fail(&quota()), "the same");
         assert!(fail(&busy()), "different");
+        assert!(!fail(&quota()) && !fail(&busy()), "in turns");
         tokio::time::advance(TELL_AGAIN - Duration::from_secs(1)).await;
         assert!(!fail(&busy()));
         tokio::time::advance(Duration::from_secs(1)).await;
@@ -618,6 +628,38 @@ mod tests {
         tokio::time::advance(HANG_LOOKS[0]).await;
         let due = one(&progress, &hanging, 0);
         assert!(progress.done(&hanging, due, Outcome::Created), "a Secret that came back is told");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_workload_that_could_not_be_read_is_waited_for_only_while_the_pod_may_inherit() {
+        let inheriting = |phase: &str, annotations: serde_json::Value| -> PodView {
+            let owner = json!({"apiVersion": "batch/v1", "kind": "Job", "name": "j", "uid": "j", "controller": true});
+            serde_json::from_value(json!({
+                "metadata": {"name": "u", "uid": "u", "namespace": "a", "annotations": annotations, "ownerReferences": [owner]},
+                "status": {"phase": phase},
+            }))
+            .expect("a pod")
+        };
+        let pod = inheriting("Pending", json!({}));
+        let progress = Progress::new(true);
+        progress.applied(&pod);
+        assert!(matches!(progress.lookup(&pod, 0), Lookup::Due { .. }));
+        assert!(progress.not_found_out(&pod, Retry::Denied, 0), "new");
+        assert!(matches!(progress.lookup(&pod, 0), Lookup::Later));
+        assert!(matches!(progress.lookup(&pod, 1), Lookup::Due { .. }), "something changed");
+        progress.idle(&pod);
+        assert_ne!(progress.next(&pod), Action::await_change(), "it is looked at again");
+        for later in
+            [inheriting("Succeeded", json!({})), inheriting("Pending", json!({crate::pod::SYNC_ANNOTATION: "x"}))]
+        {
+            progress.not_found_out(&pod, Retry::Denied, 0);
+            match later.asks() {
+                None => progress.idle(&later),
+                Some(_) => drop(take(&progress, &later, vec![ask("a")], 0)),
+            }
+            tokio::time::advance(Duration::from_secs(7200)).await;
+            assert_eq!(progress.next(&later), Action::await_change(), "nothing is left to wait for");
+        }
     }
 
     #[tokio::test(start_paused = true)]

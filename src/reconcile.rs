@@ -24,7 +24,7 @@ use crate::{
     policy::{AdmittedRequest, Requester},
     policy_file::PolicyFile,
     progress::{Ask, Due, Lookup, Progress},
-    provider::{Identity, Registry},
+    provider::{Asker, Identity, Registry},
     report::Reporter,
     request::{self, RequestError},
     target::{Asked, Outcome, Targets, Urgency, Value},
@@ -62,19 +62,29 @@ pub struct Context {
 /// # Errors
 /// None: a request that fails waits for its own time, and holds up neither the pod's others nor other pods.
 pub async fn reconcile(pod: Arc<PodView>, context: Arc<Context>) -> Result<Action, Infallible> {
-    let asks = match pod.asks() {
-        Some(own) => context.read(own),
+    let (asks, from) = match pod.asks() {
+        Some(own) => (context.read(own), Place::Pod),
         None => match context.inherited(&pod).await {
-            Some(inherited) => context.read(&inherited.text).into_iter().map(|ask| on(&inherited, ask)).collect(),
+            Some(inherited) => {
+                let asks = context.read(&inherited.text).into_iter().map(|ask| on(&inherited, ask));
+                (asks.collect(), Place::Workload)
+            }
             None => {
-                context.progress.idle(pod.uid());
+                context.progress.idle(&pod);
                 return Ok(context.progress.next(&pod));
             }
         },
     };
     let due = context.progress.due(&pod, asks, context.changes.count(), context.clock.now());
-    join_all(due.into_iter().map(|due| context.serve(&pod, due))).await;
+    join_all(due.into_iter().map(|due| context.serve(&pod, due, from))).await;
     Ok(context.progress.next(&pod))
+}
+
+/// Where the annotation stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Pod,
+    Workload,
 }
 
 /// A mistake in an annotation that does not stand on the pod says where it does.
@@ -91,7 +101,8 @@ impl Context {
     /// What the pod's workload asks for, read once for each pod.
     async fn inherited(&self, pod: &PodView) -> Option<Inherited> {
         let reader = self.workload_annotations.as_ref().filter(|_| pod.may_inherit())?;
-        let seen_at = match self.progress.lookup(pod) {
+        let changes = self.changes.count();
+        let seen_at = match self.progress.lookup(pod, changes) {
             Lookup::Known(known) => return known,
             Lookup::Later => return None,
             Lookup::Due { seen_at } => seen_at,
@@ -104,7 +115,7 @@ impl Context {
             Err(error) => {
                 // Slowly: it concerns every pod of a workload in the cluster.
                 let retry = if error.is_forbidden() { Retry::Denied } else { Retry::Transient };
-                if self.progress.not_found_out(pod, retry) {
+                if self.progress.not_found_out(pod, retry, changes) {
                     let (pod, error) = (pod.name(), chain(&error));
                     tracing::warn!(pod, error, "whether a pod's workload asks for secrets is not known");
                 }
@@ -127,10 +138,10 @@ impl Context {
     }
 
     /// Tries one request, and settles what has become of it.
-    async fn serve(&self, pod: &PodView, due: Due) {
+    async fn serve(&self, pod: &PodView, due: Due, from: Place) {
         let started = Instant::now();
         let ask = due.ask.clone();
-        let outcome = caught(self.sync(pod, &due), || {
+        let outcome = caught(self.sync(pod, &due, from), || {
             self.reporter.panicked();
             SyncError::Panicked { target: target_of(pod, &ask) }
         })
@@ -149,33 +160,40 @@ impl Context {
     }
 
     /// The steps: request, policy, value (if it is needed), write.
-    async fn sync(&self, pod: &PodView, due: &Due) -> Result<Outcome, SyncError> {
+    async fn sync(&self, pod: &PodView, due: &Due, from: Place) -> Result<Outcome, SyncError> {
         let request = due.ask.clone()?;
         let admitted = self.policy.current().admit(request, &Requester::of(pod))?;
         tracing::debug!(namespace = %pod.namespace(), pod = pod.name(), rule = admitted.rule(), "admitted");
-        let asked = Asked::by(pod.reference_time(), due.edited_at);
+        let mut asked = Asked::by(pod.reference_time(), due.edited_at);
+        // A workload that was edited since does not change what its older pods were given.
+        asked.gives_way = due.replayed && from == Place::Workload;
         self.seen.observe(asked.reference);
         let urgency = match due {
             Due { hangs: true, .. } | Due { failures: 1.., .. } => Urgency::Again,
             Due { replayed: true, edited_at: None, seen_at, .. } => Urgency::Replayed { seen_at: *seen_at },
             _ => Urgency::Starting,
         };
+        if urgency == Urgency::Again
+            && !due.hangs
+            && let Some(error) = self.registry.stands_in_the_way(&admitted, Identity::Agent, asked.reference)
+        {
+            return Err(error.into());
+        }
         let value = self.value(pod, asked.reference, &admitted);
         self.targets.apply(pod, asked, &admitted, urgency, value).await
     }
 
     /// The value, no older than the pod (or its edit): fetched, then mapped.
     async fn value(&self, pod: &PodView, reference: Timestamp, admitted: &AdmittedRequest) -> Result<Value, SyncError> {
-        let not_older_than = reference.checked_sub(self.freshness).unwrap_or(reference);
-        let fetched =
-            self.registry.fetch(admitted, Identity::Agent, &pod.namespace(), not_older_than, &self.seen).await?;
-        let reserved = self.values.reserve(mapping::memory_of(&fetched.payload)).await;
-        let data =
-            mapping::map(&admitted.request().template, &fetched.payload).map_err(|problem| SyncError::Mapping {
-                provider: admitted.request().remote.provider.clone(),
-                path: admitted.request().remote.path.clone(),
-                problem,
-            })?;
+        let asker = Asker { namespace: pod.namespace(), reference, freshness: self.freshness };
+        let fetched = self.registry.fetch(admitted, Identity::Agent, &asker, &self.seen).await?;
+        let template = &admitted.request().template;
+        let reserved = self.values.reserve(mapping::memory_of(template, &fetched.payload)).await;
+        let data = mapping::map(template, &fetched.payload).map_err(|problem| SyncError::Mapping {
+            provider: admitted.request().remote.provider.clone(),
+            path: admitted.request().remote.path.clone(),
+            problem,
+        })?;
         let version = fetched.payload.version().to_owned();
         Ok(Value { data, version, seen_through: fetched.seen_through, reserved })
     }

@@ -15,7 +15,7 @@ use kube::{
 use tokio::sync::mpsc;
 
 use crate::{
-    error::{BoxError, Reason, SyncError, chain},
+    error::{BoxError, Reason, Retry, SyncError, chain},
     metrics::Metrics,
     pod::PodView,
     progress::{Ask, Verdict},
@@ -93,8 +93,9 @@ impl Reporter {
     /// A request failed.
     pub fn failed(&self, pod: &PodView, ask: &Ask, error: &SyncError, took: Duration, verdict: Verdict) {
         let (fields, reason) = (Fields::of(ask), error.reason());
-        // What was not tried anew is no retry, and one line for each pod would be many.
-        if error.is_remembered() && !verdict.tell {
+        // What was not tried anew is no retry, and one line for each pod, or for each change of a policy, would be many.
+        let nobody_was_asked = error.is_remembered() || error.retry() == Retry::OnChange;
+        if nobody_was_asked && !verdict.tell {
             tracing::debug!(namespace = %pod.namespace(), pod = pod.name(), secret = fields.secret, "waits on");
             return;
         }

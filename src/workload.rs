@@ -74,21 +74,14 @@ impl Kind {
     }
 }
 
-/// Whose annotation a pod without one of its own has, as its names tell: the top controller first, and after it what the
-/// pod's owner reference says, for where the name of the first was only guessed. Empty for a pod without a workload.
+/// Whose annotation a pod without one of its own has, as names tell: of a ReplicaSet with the Deployment controller's hash
+/// the Deployment, then what the pod's owner reference says. Empty for a pod without a workload.
 pub fn tops(pod: &PodView) -> Vec<(Kind, Workload)> {
-    let owner = pod.controller().filter(|owner| is_dns_subdomain(&owner.name)).map(Workload::of_owner);
-    let guessed = owner.is_some().then(|| Workload::by_name(pod));
-    let mut tops: Vec<(Kind, Workload)> = Vec::new();
-    for workload in guessed.into_iter().chain(owner) {
-        if let Workload::LongLived { group, kind, .. } = &workload
-            && let Some(kind) = Kind::of(group, kind)
-            && !tops.iter().any(|(_, other)| *other == workload)
-        {
-            tops.push((kind, workload));
-        }
-    }
-    tops
+    let Some(owner) = pod.controller().filter(|owner| is_dns_subdomain(&owner.name)).map(Workload::of_owner) else {
+        return Vec::new();
+    };
+    let guess = Some(Workload::by_name(pod)).filter(|guess| guess.kind() == Some(Kind::Deployment) && *guess != owner);
+    guess.into_iter().chain([owner]).filter_map(|workload| Some((workload.kind()?, workload))).collect()
 }
 
 impl Workload {
@@ -100,11 +93,19 @@ impl Workload {
         }
     }
 
+    /// Its kind, where that can have an annotation for its pods.
+    fn kind(&self) -> Option<Kind> {
+        match self {
+            Self::LongLived { group, kind, .. } => Kind::of(group, kind),
+            Self::ShortLived => None,
+        }
+    }
+
     fn long_lived(group: &str, kind: &str, name: &str) -> Self {
         Self::LongLived { group: group.to_owned(), kind: kind.to_owned(), name: name.to_owned() }
     }
 
-    fn of_owner(owner: &OwnerReference) -> Self {
+    pub(crate) fn of_owner(owner: &OwnerReference) -> Self {
         let group = owner.api_version.split_once('/').map_or("", |(group, _)| group);
         Self::long_lived(group, &owner.kind, &owner.name)
     }
@@ -273,12 +274,7 @@ mod tests {
             ("StatefulSet", Some(("apps/v1", "StatefulSet", "db")), None, &["apps/StatefulSet/db"]),
             ("DaemonSet", Some(("apps/v1", "DaemonSet", "log")), None, &["apps/DaemonSet/log"]),
             ("Job", Some(("batch/v1", "Job", "migrate")), None, &["batch/Job/migrate"]),
-            (
-                "CronJob",
-                Some(("batch/v1", "Job", "backup-29384720")),
-                None,
-                &["batch/CronJob/backup", "batch/Job/backup-29384720"],
-            ),
+            ("CronJob", Some(("batch/v1", "Job", "backup-29384720")), None, &["batch/Job/backup-29384720"]),
             ("another controller", Some(("kafka.io/v1", "Broker", "b")), None, &[]),
             ("the same kind of another group", Some(("x.io/v1", "Deployment", "b")), None, &[]),
             ("a name for another URL", Some(("apps/v1", "StatefulSet", "../x")), None, &[]),

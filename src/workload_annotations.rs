@@ -6,7 +6,7 @@
 //! an edit finds the edit.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -22,12 +22,14 @@ use kube::Client;
 use tokio::time::Instant;
 
 use crate::{
+    annotations::MAX_ANNOTATION_BYTES,
+    names::is_dns_subdomain,
     pod::{PodNamespace, PodView, SYNC_ANNOTATION},
     workload::{Kind, Workload, metadata, tops},
 };
 
-/// Above so many, those that nobody asks about are forgotten; they only save requests.
-const REMEMBERED: usize = 1024;
+/// How long an answer is kept: it is for pods that were seen before, which ask at once.
+const KEPT: Duration = Duration::from_secs(60);
 /// For one read, which pods wait for.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -85,6 +87,20 @@ struct Answer {
     annotation: Option<Inherited>,
 }
 
+fn is_recent(answer: &Option<Answer>) -> bool {
+    answer.as_ref().is_some_and(|answer| answer.asked_at.elapsed() < KEPT)
+}
+
+/// What the parser refuses for its length is not kept whole.
+fn bounded(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MAX_ANNOTATION_BYTES + 1)]
+}
+
+fn cron_job_of(job: &ObjectMeta) -> Option<Workload> {
+    let owner = job.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))?;
+    (owner.kind == "CronJob").then(|| Workload::of_owner(owner)).filter(|_| is_dns_subdomain(&owner.name))
+}
+
 impl WorkloadAnnotations {
     /// A reader without any answer yet.
     pub fn new(client: Client) -> Self {
@@ -98,11 +114,12 @@ impl WorkloadAnnotations {
     /// [`ReadError`]: whether the pod asks for anything is not known then.
     pub async fn of(&self, pod: &PodView, seen_at: Instant) -> Result<Option<Inherited>, ReadError> {
         let candidates = tops(pod);
-        let Some((_, first)) = candidates.first() else {
+        // By the owner that the pod names: two of one guessed name may have different tops.
+        let Some((_, owner)) = candidates.last() else {
             return Ok(None);
         };
         let namespace = pod.namespace();
-        let slot = self.slot(&namespace, first);
+        let slot = self.slot(&namespace, owner);
         let mut answer = slot.lock().await;
         if let Some(answer) = answer.as_ref().filter(|answer| answer.asked_at >= seen_at) {
             return Ok(answer.annotation.clone());
@@ -116,18 +133,22 @@ impl WorkloadAnnotations {
         Ok(annotation)
     }
 
-    /// The first of these that exists is the one: a name that was only guessed may be nobody's.
+    /// The first of these that exists is the one: a Deployment's name is only guessed. A Job tells its CronJob itself.
     async fn read(
         &self,
         namespace: &PodNamespace,
         candidates: Vec<(Kind, Workload)>,
     ) -> Result<Option<Inherited>, ReadError> {
-        for (kind, workload) in candidates {
+        let mut candidates = VecDeque::from(candidates);
+        while let Some((kind, workload)) = candidates.pop_front() {
             match self.metadata(namespace, kind, &workload).await {
                 Ok(None) => {}
+                Ok(Some(meta)) if kind == Kind::Job && cron_job_of(&meta).is_some() => {
+                    candidates.extend(cron_job_of(&meta).map(|cron_job| (Kind::CronJob, cron_job)));
+                }
                 Ok(Some(mut meta)) => {
                     let text = meta.annotations.as_mut().and_then(|all| all.remove(SYNC_ANNOTATION));
-                    return Ok(text.map(|text| Inherited { text: text.into(), workload }));
+                    return Ok(text.map(|text| Inherited { text: bounded(&text).into(), workload }));
                 }
                 Err(source) => {
                     return Err(ReadError::Refused { namespace: namespace.clone(), workload, source });
@@ -158,9 +179,7 @@ impl WorkloadAnnotations {
 
     fn slot(&self, namespace: &PodNamespace, workload: &Workload) -> Slot {
         let mut slots = self.slots();
-        if slots.len() >= REMEMBERED {
-            slots.retain(|_, slot| Arc::strong_count(slot) > 1);
-        }
+        slots.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.try_lock().is_ok_and(|answer| is_recent(&answer)));
         Arc::clone(slots.entry((namespace.clone(), workload.clone())).or_default())
     }
 

@@ -113,18 +113,43 @@ pub fn map(template: &Template, payload: &SecretPayload) -> Result<SecretData, M
         Format::Auto if template.keys.is_none() && !begins_as_object(payload) => one_key(template, payload)?,
         Format::Auto | Format::Json => take_apart(template, payload)?,
     };
-    match data.size() {
-        size if size > MAX_SECRET_BYTES => return Err(MappingError::TooLarge { size }),
-        _ if data.0.is_empty() => return Err(MappingError::Empty),
-        _ => types::check(template.secret_type, &data)?,
+    if data.0.is_empty() {
+        return Err(MappingError::Empty);
     }
+    types::check(template.secret_type, &data)?;
     Ok(data)
 }
 
-/// What the data of a payload takes in memory at most, in bytes: many small keys take far more than their text.
-pub fn memory_of(payload: &SecretPayload) -> usize {
-    let keys = payload.expose().iter().filter(|byte| **byte == b':').count();
-    payload.len() + keys * BYTES_OF_A_KEY
+/// What the data of a payload takes in memory at most, in bytes: many small keys take far more than their text, and one
+/// key of the source can be chosen many times.
+pub fn memory_of(template: &Template, payload: &SecretPayload) -> usize {
+    let colons = || payload.expose().iter().filter(|byte| **byte == b':').count();
+    let (keys, copies) = template.keys.as_ref().map_or_else(|| (colons(), 1), |keys| (keys.len(), keys.len()));
+    let largest = MAX_SECRET_BYTES.max(payload.len());
+    payload.len().saturating_mul(copies).min(largest) + keys * BYTES_OF_A_KEY
+}
+
+/// Data that never holds more than a Secret can, however much is put in.
+#[derive(Default)]
+struct Collected {
+    data: BTreeMap<String, Zeroizing<Vec<u8>>>,
+    size: usize,
+}
+
+impl Collected {
+    fn put(&mut self, key: &str, value: Zeroizing<Vec<u8>>) {
+        self.size += key.len() + value.len();
+        if self.size <= MAX_SECRET_BYTES {
+            self.data.insert(key.to_owned(), value);
+        }
+    }
+
+    fn finish(self) -> Result<SecretData, MappingError> {
+        match self.size {
+            size if size > MAX_SECRET_BYTES => Err(MappingError::TooLarge { size }),
+            _ => Ok(SecretData(self.data)),
+        }
+    }
 }
 
 /// A text that begins as a JSON object has to be one: a value that was cut short at the source must not become one key
@@ -137,21 +162,22 @@ fn one_key(template: &Template, payload: &SecretPayload) -> Result<SecretData, M
     if payload.is_empty() {
         return Err(MappingError::Empty);
     }
-    let value = Zeroizing::new(payload.expose().to_vec());
-    Ok(SecretData(BTreeMap::from([(template.data_key.clone(), value)])))
+    let mut data = Collected::default();
+    data.put(&template.data_key, Zeroizing::new(payload.expose().to_vec()));
+    data.finish()
 }
 
 fn take_apart(template: &Template, payload: &SecretPayload) -> Result<SecretData, MappingError> {
     let text = std::str::from_utf8(payload.expose()).map_err(|_| not_an_object("it is not UTF-8 text"))?;
     let object = Object::parse(text)?;
-    let mut data = BTreeMap::new();
+    let mut data = Collected::default();
     match &template.keys {
         None => {
             for (key, value) in object.members() {
                 if !is_data_key(key) {
                     return Err(MappingError::BadKey { key: key.to_owned() });
                 }
-                data.insert(key.to_owned(), json::to_bytes(value)?);
+                data.put(key, json::to_bytes(value)?);
             }
         }
         Some(keys) => {
@@ -160,7 +186,7 @@ fn take_apart(template: &Template, payload: &SecretPayload) -> Result<SecretData
                     // `null` says that there is no value.
                     Some(value) if value.get() == "null" => " (it is null there)".to_owned(),
                     Some(value) => {
-                        data.insert(key.clone(), json::to_bytes(value)?);
+                        data.put(key, json::to_bytes(value)?);
                         continue;
                     }
                     None => did_you_mean(source, object.members().map(|(key, _)| key)),
@@ -169,7 +195,7 @@ fn take_apart(template: &Template, payload: &SecretPayload) -> Result<SecretData
             }
         }
     }
-    Ok(SecretData(data))
+    data.finish()
 }
 
 fn not_an_object(problem: impl Into<String>) -> MappingError {
@@ -299,6 +325,21 @@ mod tests {
         assert!(map_text(&object(MAX_SECRET_BYTES - 3)).is_ok(), "exactly the limit");
         let size = MAX_SECRET_BYTES + 1;
         assert_eq!(map_text(&object(size - 3)), Err(MappingError::TooLarge { size }), "one more");
+    }
+
+    #[test]
+    fn one_key_of_the_source_chosen_many_times_takes_no_more_memory_than_a_secret() {
+        let keys = (0..1000).map(|number| (format!("k{number}"), "x".to_owned())).collect();
+        let template = Template { keys: Some(keys), ..Template::default() };
+        let payload = SecretPayload::new(format!(r#"{{"x":"{}"}}"#, "y".repeat(60_000)).into_bytes(), "v");
+        assert!(memory_of(&template, &payload) <= MAX_SECRET_BYTES + 1000 * BYTES_OF_A_KEY);
+        let size = 1000 * 60_000 + (0..1000).map(|number| format!("k{number}").len()).sum::<usize>();
+        assert_eq!(map(&template, &payload).err(), Some(MappingError::TooLarge { size }));
+        let mut collected = Collected::default();
+        for number in 0..100 {
+            collected.put(&number.to_string(), Zeroizing::new(vec![0; MAX_SECRET_BYTES / 10]));
+        }
+        assert!(collected.data.len() <= 10);
     }
 
     #[test]

@@ -6,8 +6,8 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     sign::CertifiedKey,
 };
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::{Deserialize, de::IgnoredAny};
+use zeroize::Zeroize;
 
 use super::{MappingError, SecretData};
 use crate::request::SecretType;
@@ -37,8 +37,12 @@ fn tls(data: &SecretData) -> Result<(), &'static str> {
     let key = PrivateKeyDer::from_pem_slice(key).map_err(
         |_| "tls.key holds no readable PEM private key (an encrypted one cannot be used); check it at the store",
     )?;
-    match CertifiedKey::from_der(certificates, key, &aws_lc_rs::default_provider()) {
-        Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
+    let signing = aws_lc_rs::sign::any_supported_type(&key);
+    // The decoded key is a copy of our own.
+    let mut key = key;
+    key.zeroize();
+    match signing.map(|signing| CertifiedKey::new(certificates, signing).keys_match()) {
+        Ok(Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch))) => {
             Err("tls.key is not the key of the first certificate in tls.crt; check both at the store")
         }
         _ => Ok(()),

@@ -322,7 +322,7 @@ fn has_credentials_error(error: &(dyn Error + 'static)) -> bool {
 
 /// Names and ARNs of Secrets Manager: `[A-Za-z0-9/_+=.@!-]`, by segments, or an ARN of this service.
 pub(super) fn check_path(path: &str) -> Result<(), String> {
-    const ARN: &str = "an ARN must be arn:aws:secretsmanager:REGION:ACCOUNT:secret:NAME";
+    const ARN: &str = "begins as an ARN and is none of this store (arn:aws:secretsmanager:REGION:ACCOUNT:secret:NAME)";
     if path.is_empty() || path.len() > MAX_PATH_BYTES {
         return Err(format!("must have 1 to {MAX_PATH_BYTES} characters"));
     }

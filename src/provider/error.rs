@@ -127,36 +127,21 @@ impl ProviderError {
 pub struct FetchError {
     #[source]
     error: Arc<ProviderError>,
-    again: Again,
+    /// When the source may be asked again, where that is the same for all who wait.
+    again_at: Option<Instant>,
     /// The store was not asked for this one.
     remembered: bool,
-}
-
-/// When the source may be asked again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Again {
-    /// By the pauses of whoever asks.
-    ByClass,
-    /// Then, for all who wait.
-    At(Instant),
-    /// Then, or once the store is back.
-    WhenBack(Instant),
 }
 
 impl FetchError {
     /// What the store answered just now; `again_at` where that is the same for all.
     pub(crate) fn answered(error: Arc<ProviderError>, again_at: Option<Instant>) -> Self {
-        Self { error, again: again_at.map_or(Again::ByClass, Again::At), remembered: false }
+        Self { error, again_at, remembered: false }
     }
 
-    /// What it answered before.
-    pub(super) fn remembered(error: Arc<ProviderError>, again_at: Instant) -> Self {
-        Self { error, again: Again::At(again_at), remembered: true }
-    }
-
-    /// What it answered to others, while it is in trouble.
-    pub(super) fn waits_for(error: Arc<ProviderError>, again_at: Instant) -> Self {
-        Self { error, again: Again::WhenBack(again_at), remembered: true }
+    /// What it answered before: it is not to be asked again yet.
+    pub(super) fn waits(error: Arc<ProviderError>, again_at: Instant) -> Self {
+        Self { error, again_at: Some(again_at), remembered: true }
     }
 
     /// What is wrong.
@@ -164,17 +149,10 @@ impl FetchError {
         &self.error
     }
 
-    /// When to ask again, where that is not for the asking pod alone to say.
+    /// When to ask again, where that is not for the asking pod alone to say. An end of the trouble before that is
+    /// announced.
     pub fn again_at(&self) -> Option<Instant> {
-        match self.again {
-            Again::ByClass => None,
-            Again::At(at) | Again::WhenBack(at) => Some(at),
-        }
-    }
-
-    /// Whether the end of the store's trouble is announced.
-    pub fn is_announced(&self) -> bool {
-        matches!(self.again, Again::WhenBack(_))
+        self.again_at
     }
 
     /// Whether it stands from before, without a request to the store.

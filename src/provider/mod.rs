@@ -18,7 +18,7 @@ use serde::Deserialize;
 pub use error::{FetchError, ProviderError};
 pub use in_flight::{FetchKey, Fetched, InFlight};
 pub use instances::{InstanceConfig, ProvidersError, read_instances};
-pub use registry::Registry;
+pub use registry::{Asker, Registry};
 
 use crate::{request::RemoteRef, secret_value::SecretPayload};
 

@@ -19,6 +19,23 @@ use crate::{
 
 const WARM_UP: Duration = Duration::from_secs(2);
 
+/// For which pod a store is asked.
+#[derive(Debug, Clone)]
+pub struct Asker {
+    /// Its namespace, whose share of the requests it is.
+    pub namespace: PodNamespace,
+    /// Its own age: that there was no value for an older pod counts no more.
+    pub reference: Timestamp,
+    /// How much older than the pod a value may be.
+    pub freshness: Duration,
+}
+
+impl Asker {
+    fn not_older_than(&self) -> Timestamp {
+        self.reference.checked_sub(self.freshness).unwrap_or(self.reference)
+    }
+}
+
 /// All instances of this agent.
 #[derive(Debug)]
 pub struct Registry {
@@ -94,8 +111,20 @@ impl Registry {
         }
     }
 
-    /// Fetches what was admitted for a pod of `namespace`, as new as `not_older_than` demands, together with everybody
-    /// who asks for the same.
+    /// Why there is no point in asking for it again yet, for a pod of this age: known without a request to anybody.
+    pub fn stands_in_the_way(
+        &self,
+        admitted: &AdmittedRequest,
+        identity: Identity,
+        reference: Timestamp,
+    ) -> Option<FetchError> {
+        let remote = admitted.request().remote.clone();
+        let instance = self.instances.get(&remote.provider)?;
+        let key = FetchKey { identity, remote };
+        self.setbacks.stands(&key, reference).or_else(|| instance.circuit.pass(&key).err())
+    }
+
+    /// Fetches what was admitted, together with everybody who asks for the same.
     ///
     /// # Errors
     /// The store's failure, classified, shared by all who waited; or its last one, where it is not to be asked again yet.
@@ -103,8 +132,7 @@ impl Registry {
         &self,
         admitted: &AdmittedRequest,
         identity: Identity,
-        namespace: &PodNamespace,
-        not_older_than: Timestamp,
+        asker: &Asker,
         seen: &SeenClock,
     ) -> Result<Arc<Fetched>, FetchError> {
         let remote = admitted.request().remote.clone();
@@ -116,7 +144,7 @@ impl Registry {
             return Err(FetchError::answered(Arc::new(error), None));
         };
         let key = FetchKey { identity, remote };
-        if let Some(error) = self.setbacks.stands(&key, not_older_than) {
+        if let Some(error) = self.setbacks.stands(&key, asker.reference) {
             return Err(error);
         }
         let start = || {
@@ -124,7 +152,7 @@ impl Registry {
             let ask = Ask {
                 instance: Arc::clone(instance),
                 key: key.clone(),
-                namespace: namespace.clone(),
+                namespace: asker.namespace.clone(),
                 seen_through,
                 setbacks: Arc::clone(&self.setbacks),
                 payloads: self.payloads.clone(),
@@ -133,7 +161,7 @@ impl Registry {
             };
             (seen_through, ask.run().boxed())
         };
-        self.in_flight.fetch(&key, not_older_than, start).await
+        self.in_flight.fetch(&key, asker.not_older_than(), start).await
     }
 }
 
@@ -154,13 +182,15 @@ impl Ask {
         let Instance { adapter, slots, circuit } = &*self.instance;
         let _slot = slots.take(&self.namespace).await;
         let mut reserved = self.payloads.reserve(adapter.max_payload_bytes()).await;
-        circuit.pass()?;
+        circuit.pass(&self.key)?;
         let outcome = adapter.fetch(&self.key.remote, &self.key.identity).await.map_err(Arc::new);
         self.metrics.provider_request(adapter.name(), outcome.as_ref().map_or_else(|error| error.result(), |_| "ok"));
-        self.note_trouble(circuit.note(&outcome));
+        self.note_trouble(circuit.note(&self.key, &outcome));
         match outcome {
             Ok(payload) => {
-                self.setbacks.clear(&self.key);
+                if self.setbacks.clear(&self.key) {
+                    self.changes.announce();
+                }
                 ByteBudget::shrink(&mut reserved, payload.len());
                 Ok(Fetched { payload, seen_through: self.seen_through, reserved })
             }

@@ -13,12 +13,9 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{FetchError, FetchKey, ProviderError};
-use crate::{
-    delays::{Delays, TELL_AGAIN},
-    error::Retry,
-};
+use crate::{delays::Delays, error::Retry};
 
-/// Above so many, those that nobody asked for lately are forgotten; they only save requests.
+/// They only save requests.
 const REMEMBERED: usize = 1024;
 
 /// The last answers that were none, by source.
@@ -40,15 +37,16 @@ impl Setbacks {
         let setbacks = self.setbacks();
         let setback = setbacks.get(key).filter(|setback| setback.seen_through >= not_older_than)?;
         let early = Instant::now() < setback.again_at;
-        early.then(|| FetchError::remembered(Arc::clone(&setback.error), setback.again_at))
+        early.then(|| FetchError::waits(Arc::clone(&setback.error), setback.again_at))
     }
 
-    /// The store gave a value.
-    pub(super) fn clear(&self, key: &FetchKey) {
-        self.setbacks().remove(key);
+    /// The store gave a value. Says whether it had given none before, so that others may wait.
+    pub(super) fn clear(&self, key: &FetchKey) -> bool {
+        self.setbacks().remove(key).is_some()
     }
 
-    /// The store gave none. Says when it may be asked again, where that is not soon.
+    /// The store gave none. Says when it may be asked again, where that is not soon. A newer pod that asked in between
+    /// does not make the others wait longer.
     pub(super) fn note(&self, key: &FetchKey, error: &Arc<ProviderError>, seen_through: Timestamp) -> Option<Instant> {
         let retry = error.retry();
         let now = Instant::now();
@@ -56,14 +54,16 @@ impl Setbacks {
         if !matches!(retry, Retry::Absent | Retry::Denied) {
             return None;
         }
-        if setbacks.len() >= REMEMBERED {
-            setbacks.retain(|_, setback| now < setback.again_at + TELL_AGAIN);
-        }
-        let mut delays = match setbacks.remove(key) {
-            Some(before) if before.retry == retry => before.delays,
-            _ => Delays::new(retry),
+        let before = setbacks.remove(key).filter(|before| before.retry == retry);
+        let (delays, again_at) = match before {
+            Some(before) if now < before.again_at => (before.delays, before.again_at),
+            before => {
+                let mut delays = before.map_or_else(|| Delays::new(retry), |before| before.delays);
+                let again_at = now + delays.next();
+                (delays, again_at)
+            }
         };
-        let again_at = now + delays.next();
+        make_room(&mut setbacks);
         let error = Arc::clone(error);
         setbacks.insert(key.clone(), Setback { error, retry, delays, seen_through, again_at });
         Some(again_at)
@@ -71,6 +71,17 @@ impl Setbacks {
 
     fn setbacks(&self) -> MutexGuard<'_, HashMap<FetchKey, Setback>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Forgets the one whose time comes first: it would be asked soonest anyway.
+fn make_room(setbacks: &mut HashMap<FetchKey, Setback>) {
+    if setbacks.len() < REMEMBERED {
+        return;
+    }
+    let first = setbacks.iter().min_by_key(|(_, setback)| setback.again_at).map(|(key, _)| key.clone());
+    if let Some(first) = first {
+        setbacks.remove(&first);
     }
 }
 
@@ -105,10 +116,14 @@ mod tests {
         assert!(setbacks.stands(&key("b"), second(5)).is_none(), "another source");
         tokio::time::sleep_until(again_at).await;
         assert!(setbacks.stands(&key("a"), second(5)).is_none(), "its time has come");
-        let first = again_at.duration_since(Instant::now() - Duration::from_secs(30));
-        let longer = (0..20).filter_map(|_| setbacks.note(&key("a"), &absent(), second(5))).last().expect("a pause");
-        assert!(longer.duration_since(Instant::now()) > first, "the pauses grow");
-        setbacks.clear(&key("a"));
+        for pause in 2..8 {
+            let again_at = setbacks.note(&key("a"), &absent(), second(5)).expect("a pause");
+            let least = Duration::from_secs(15 << (pause - 1)).min(Duration::from_secs(300));
+            assert!(again_at.duration_since(Instant::now()) >= least, "pause {pause} grows");
+            assert_eq!(setbacks.note(&key("a"), &absent(), second(6)), Some(again_at), "not by a newer pod in between");
+            tokio::time::sleep_until(again_at).await;
+        }
+        assert!(setbacks.clear(&key("a")) && !setbacks.clear(&key("a")), "said once");
         assert!(setbacks.stands(&key("a"), second(5)).is_none(), "there was a value");
     }
 
@@ -117,11 +132,9 @@ mod tests {
         let setbacks = Setbacks::default();
         let down = ProviderError::Unavailable { provider: ProviderName::for_test("aws"), source: "x".into() };
         assert_eq!(setbacks.note(&key("a"), &Arc::new(down), second(5)), None);
-        for number in 0..REMEMBERED {
+        for number in 0..2 * REMEMBERED {
             setbacks.note(&key(&number.to_string()), &absent(), second(5));
         }
-        tokio::time::advance(Duration::from_secs(3 * 3600)).await;
-        setbacks.note(&key("new"), &absent(), second(5));
-        assert_eq!(setbacks.setbacks().len(), 1);
+        assert_eq!(setbacks.setbacks().len(), REMEMBERED);
     }
 }

@@ -118,7 +118,12 @@ impl Admission {
         loop {
             let found = self.check().await;
             *self.checked_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-            self.note_rights(found != State::NoRights);
+            match found {
+                State::Enforced | State::Missing(_) => self.note_rights(true),
+                State::NoRights => self.note_rights(false),
+                // It says nothing about them.
+                State::Unknown | State::Unchecked(_) => {}
+            }
             self.enter(found);
             if self.is_enforced() && self.has_rights() {
                 pause = RECHECK.0;
@@ -201,8 +206,10 @@ impl Admission {
             (NAMESPACES, valid(CHECK_ELSEWHERE)),
         ];
         let verdicts = join_all(checks.into_iter().map(|(policy, body)| self.verdict(policy, body))).await;
-        let missing = verdicts.iter().find(|state| matches!(state, State::Missing(_)));
-        let worst = missing.or_else(|| verdicts.iter().find(|state| **state != State::Enforced));
+        let first = |wanted: fn(&State) -> bool| verdicts.iter().find(|state| wanted(state));
+        let worst = first(|state| matches!(state, State::Missing(_)))
+            .or_else(|| first(|state| *state == State::NoRights))
+            .or_else(|| first(|state| *state != State::Enforced));
         worst.cloned().unwrap_or(State::Enforced)
     }
 

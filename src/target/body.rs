@@ -75,6 +75,12 @@ impl<'a> SecretBody<'a> {
         self
     }
 
+    /// What it is made from: a source id is printable and bounded by itself, and is compared with what stands there.
+    pub(super) fn source(mut self, key: &'static str, source_id: &str) -> Self {
+        self.metadata.annotations.insert(key, source_id.to_owned());
+        self
+    }
+
     pub(super) fn annotate(mut self, key: &'static str, value: &str) -> Self {
         self.metadata.annotations.insert(key, printable(value));
         self
@@ -160,7 +166,7 @@ impl Serialize for InBase64<'_> {
 }
 
 /// A value as the probe can give it back: printable ASCII without blanks, everything else as `%XX`, cut to 1,024 bytes.
-pub(super) fn printable(text: &str) -> String {
+fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for byte in text.bytes() {
         let plain = byte.is_ascii_graphic() && byte != b'%';

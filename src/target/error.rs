@@ -19,8 +19,8 @@ pub enum TargetError {
     },
     /// Another workload holds the name with another source.
     #[error(
-        "Secret {target} is held by {holder} with another source: choose another secretName; the name is free once that \
-         workload is gone, or that Secret is deleted"
+        "Secret {target} is held by {holder} with another source, and this pod may be running with that data: choose \
+         another secretName; the name is free once that workload is gone, or that Secret is deleted"
     )]
     HeldByOther {
         /// Namespace and name.
@@ -211,11 +211,13 @@ impl TargetError {
     pub fn retry(&self) -> Retry {
         match self {
             // A change of policy or admission is looked at at once.
-            Self::Tie { .. } | Self::AdmissionMissing { .. } | Self::AdmissionUnchecked { .. } => Retry::OnChange,
+            Self::AdmissionMissing { .. } | Self::AdmissionUnchecked { .. } => Retry::OnChange,
             Self::HeldByOther { .. } => Retry::Held,
-            Self::NotOurs { .. } | Self::NewerRelease { .. } | Self::Immutable { .. } | Self::TypeDiffers { .. } => {
-                Retry::Foreign
-            }
+            Self::NotOurs { .. }
+            | Self::Tie { .. }
+            | Self::NewerRelease { .. }
+            | Self::Immutable { .. }
+            | Self::TypeDiffers { .. } => Retry::Foreign,
             Self::OwnPolicy { .. } | Self::Forbidden { .. } | Self::Invalid { .. } | Self::Unreadable { .. } => {
                 Retry::Denied
             }

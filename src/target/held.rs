@@ -63,6 +63,8 @@ pub struct Asked {
     pub reference: Timestamp,
     /// The place of the request among others for the same Secret.
     pub since: Timestamp,
+    /// Of two of the same second it is not this one that counts, and nobody has to be told.
+    pub gives_way: bool,
 }
 
 impl Asked {
@@ -70,8 +72,11 @@ impl Asked {
     /// value the earliest counts, for the place the latest.
     pub fn by(reference: Timestamp, edited_at: Option<Timestamp>) -> Self {
         match edited_at {
-            None => Self { reference, since: reference },
-            Some(at) => Self { reference: at.max(reference), since: (at + CLOCK_ERROR).max(reference) },
+            None => Self { reference, since: reference, gives_way: false },
+            Some(at) => {
+                let since = (at + CLOCK_ERROR).max(reference);
+                Self { reference: at.max(reference), since, gives_way: false }
+            }
         }
     }
 }
@@ -115,7 +120,8 @@ pub(super) fn decide(held: &Held, wish: &Wish, freshness: Duration) -> Decision 
 pub(super) fn by_age(held: &Held, wish: &Wish) -> Decision {
     match held.spec_since.map(|since| wish.asked.since.cmp(&since)) {
         None | Some(std::cmp::Ordering::Greater) => Decision::TakeOver,
-        Some(std::cmp::Ordering::Equal) => Decision::Tie,
+        Some(std::cmp::Ordering::Equal) if !wish.asked.gives_way => Decision::Tie,
+        Some(std::cmp::Ordering::Equal) => Decision::Superseded,
         Some(std::cmp::Ordering::Less) => Decision::Superseded,
     }
 }

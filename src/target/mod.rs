@@ -180,7 +180,7 @@ impl Targets {
         value: impl Future<Output = Result<Value, SyncError>>,
     ) -> Result<Outcome, SyncError> {
         let outcome = self.try_apply(pod, asked, admitted, urgency, value).await;
-        if matches!(outcome, Err(SyncError::Target(TargetError::Rbac { .. }))) {
+        if matches!(&outcome, Err(SyncError::Target(TargetError::Rbac { resource, .. })) if resource == "secrets") {
             self.admission.doubt_rights();
         }
         outcome
@@ -196,8 +196,7 @@ impl Targets {
     ) -> Result<Outcome, SyncError> {
         self.admission.enforced().await?;
         let target = Target { namespace: pod.namespace(), name: admitted.request().secret_name.clone() };
-        let mut wish =
-            Wish { source: body::printable(&admitted.request().source_id()), asked, workload: Workload::by_name(pod) };
+        let mut wish = Wish { source: admitted.request().source_id(), asked, workload: Workload::by_name(pod) };
         let secret_type = admitted.request().template.secret_type;
         let (mut turn, alone) = self.turns.take(&target).await;
         if let Urgency::Replayed { seen_at } = urgency
@@ -215,9 +214,12 @@ impl Targets {
             let meanwhile = (early && ready.is_none()).then_some(value.as_mut());
             let held = match beside(self.probe(&target, secret_type), meanwhile).await? {
                 Found::Immutable => {
-                    value.as_mut().await;
-                    let Some(ready) = value.as_mut().take_output().transpose()? else { break };
-                    return Ok(self.confirm(&target, secret_type, &wish, &ready).await?);
+                    if ready.is_none() {
+                        value.as_mut().await;
+                        ready = value.as_mut().take_output().transpose()?;
+                    }
+                    let Some(ready) = &ready else { break };
+                    return Ok(self.confirm(&target, secret_type, &wish, ready).await?);
                 }
                 Found::Absent => None,
                 Found::NamespaceGone => return Ok(Outcome::NamespaceGone),
@@ -337,7 +339,7 @@ impl Targets {
         let _reserved = self.bodies.reserve(SecretBody::max_bytes(&value.data)).await;
         let body = SecretBody::new(target.namespace.as_str(), target.name.as_str())
             .of_type(admitted.request().template.secret_type)
-            .annotate(SOURCE, &wish.source)
+            .source(SOURCE, &wish.source)
             .annotate(SOURCE_PATH, &admitted.request().remote.path)
             .annotate(SOURCE_VERSION, &value.version)
             .annotate(SYNCED_AT, &self.clock.now().to_string())

@@ -182,7 +182,7 @@ fn invalid(status: &Status, target: &str) -> TargetError {
     if about("type").is_some() {
         return TargetError::TypeDiffers { target };
     }
-    if about("data").is_some_and(|cause| cause.message.contains("immutable")) {
+    if ["data", "immutable"].iter().any(|field| about(field).is_some_and(|cause| cause.message.contains("immutable"))) {
         return TargetError::Immutable { target };
     }
     let mut fields: Vec<String> = causes.iter().map(|cause| quoted(&cause.field)).collect();

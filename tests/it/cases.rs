@@ -1,5 +1,6 @@
 //! What happens when: the cases that need more than one fault or one pod, each by its name.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -46,7 +47,9 @@ async fn a_secret_that_is_absent_is_asked_for_once_for_all_and_found_at_the_next
     for pod in &pods {
         scene.namespace.wait_for_event(pod, "SecretFetchFailed").await;
     }
-    assert_eq!(scene.store.calls(&path), 1, "one call for ten pods that wait");
+    let seconds: BTreeSet<_> = pods.iter().map(|pod| pod.creation_timestamp().map(|time| time.0.as_second())).collect();
+    let before = scene.store.calls(&path);
+    assert!(before <= seconds.len(), "{before} calls for ten pods of {} ages that wait", seconds.len());
     scene.store.put(&path, r#"{"A":"1"}"#).await;
     let found = try_within(RECHECK, "the Secret, without a new pod", async || {
         scene.namespace.secret("app").await.ok_or_else(|| "none".to_owned())
@@ -56,21 +59,22 @@ async fn a_secret_that_is_absent_is_asked_for_once_for_all_and_found_at_the_next
         scene.namespace.wait_for_event(pod, "SecretSyncSuccess").await;
         assert_eq!(scene.namespace.events(pod).await.len(), 2, "one of each");
     }
-    assert_eq!(scene.store.calls(&path), 2);
+    assert_eq!(scene.store.calls(&path), before + 1);
 }
 
 #[tokio::test]
-async fn a_newer_pod_does_not_wait_for_the_next_check() {
-    let scene = Scene::set().await;
+async fn a_newer_pod_does_not_wait_for_the_next_check_and_neither_does_who_waited() {
+    let scene = Scene::set_with(|builder| builder.freshness("1h")).await;
     let path = crate::support::unique("late");
-    let pod = scene.pod("early").asks(&path, "app").create().await;
+    let pod = scene.pod("early").asks(&path, "early").create().await;
     scene.namespace.wait_for_event(&pod, "SecretFetchFailed").await;
     scene.store.put(&path, r#"{"A":"1"}"#).await;
     let elsewhere = scene.store.seed("clock", r#"{"A":"1"}"#).await;
     scene.pod("clock").asks(&elsewhere, "clock").create().await;
     later_than(&scene.namespace.wait_for_secret("clock").await).await;
-    scene.pod("late").asks(&path, "app").create().await;
-    scene.namespace.wait_for_data("app", [("A", "1")]).await;
+    scene.pod("late").asks(&path, "late").create().await;
+    scene.namespace.wait_for_data("late", [("A", "1")]).await;
+    scene.namespace.wait_for_data("early", [("A", "1")]).await;
 }
 
 #[tokio::test]
@@ -85,10 +89,11 @@ async fn a_store_in_trouble_is_asked_by_one_at_a_time_and_others_are_not_concern
     let request = |provider: &str, path: &str, name: &str| {
         json!({"provider": provider, "path": path, "secretName": name}).to_string()
     };
-    let path = scene.store.seed("config", r#"{"A":"1"}"#).await;
+    let paths = join_all((0..20).map(|_| scene.store.seed("config", r#"{"A":"1"}"#))).await;
     scene.store.fail(GET, Fault::Status(503));
-    let names: Vec<String> = (0..20).map(|number| format!("bad-{number}")).collect();
-    let pods = join_all(names.iter().map(|name| scene.pod(name).request(&request("bad", &path, name)).create())).await;
+    let names: Vec<String> = (0..paths.len()).map(|number| format!("bad-{number}")).collect();
+    let asking = names.iter().zip(&paths).map(|(name, path)| scene.pod(name).request(&request("bad", path, name)));
+    let pods = join_all(asking.map(|pod| pod.create())).await;
     for pod in &pods {
         scene.namespace.wait_for_event(pod, "SecretFetchFailed").await;
     }
@@ -145,7 +150,7 @@ async fn nobodys_failure_delays_somebody_else() {
     ];
     for (name, fault) in faults {
         let path = scene.store.seed(name, r#"{"A":"1"}"#).await;
-        scene.store.fail_times(&path, 2, fault);
+        scene.store.fail(&path, fault);
         scene.pod(name).asks(&path, name).create().await;
     }
     let stuck = scene.store.seed("stuck", r#"{"A":"1"}"#).await;
@@ -213,6 +218,25 @@ async fn an_immutable_secret_of_ours_that_holds_the_value_is_no_conflict() {
     let pod = scene.pod("web-3").asks(&other, "app").create().await;
     let event = scene.namespace.wait_for_event(&pod, "SecretConflict").await;
     assert!(event.note.as_deref().is_some_and(|note| note.contains("immutable")), "{event:?}");
+}
+
+#[tokio::test]
+async fn a_secret_that_is_made_immutable_between_probe_and_write_is_looked_at_anew() {
+    let scene = Scene::set().await;
+    let path = scene.store.seed("config", r#"{"A":"1"}"#).await;
+    scene.pod("web-1").asks(&path, "app").create().await;
+    let first = scene.namespace.wait_for_data("app", [("A", "1")]).await;
+    later_than(&first).await;
+    let gate = scene.store.hold(&path);
+    let pod = scene.pod("web-2").asks(&path, "app").create().await;
+    gate.held(1).await;
+    scene.wait_for_calls([("update secrets (dry run)", 2), ("create secrets", 1)]).await;
+    scene.namespace.edit_secret("app", json!({"immutable": true})).await;
+    gate.release();
+    let event = scene.namespace.wait_for_event(&pod, "SecretSyncSuccess").await;
+    assert!(event.note.as_deref().is_some_and(|note| note.contains("is up to date")), "{event:?}");
+    assert_eq!(scene.store.calls(&path), 2);
+    assert!(scene.agent.get("/metrics").await.text().contains("jasm_panics_total 0"));
 }
 
 #[tokio::test]

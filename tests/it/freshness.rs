@@ -90,6 +90,27 @@ async fn a_restarted_agent_probes_and_fetches_nothing() {
     assert_eq!(scene.namespace.wait_for_events(&starting, 2).await.len(), 2, "a pod that still starts is");
 }
 
+/// What stands on the Secret is what the agent looks for, whatever characters the request has.
+#[tokio::test]
+async fn a_request_with_any_characters_is_fresh_for_the_next_pod_and_after_a_restart() {
+    let mut scene = Scene::set_with(|builder| builder.freshness("60s")).await;
+    let path = scene.store.seed("config", r#"{"my key":"1","a/b":{"c~d":"2"},"é%":"3"}"#).await;
+    let keys = json!({"A": "my key", "B": "/a~1b/c~0d", "C": "é%"});
+    let request =
+        json!({"provider": "aws-secretsmanager", "path": path, "secretName": "app", "keys": keys}).to_string();
+    scene.pod("web-1").request(&request).create().await;
+    let first = scene.namespace.wait_for_data("app", [("A", "1"), ("B", "2"), ("C", "3")]).await;
+    let pod = scene.pod("web-2").request(&request).create().await;
+    scene.namespace.wait_for_event(&pod, "SecretSyncSuccess").await;
+    scene.agent.terminate().await;
+    let mut again = scene.builder.spawn();
+    again.ready().await;
+    scene.settle().await;
+    assert_eq!(scene.namespace.wait_for_secret("app").await, first);
+    assert_eq!(scene.store.calls(&path), 1);
+    assert_eq!(scene.calls().await, calls([("update secrets (dry run)", 3), ("create secrets", 1)]));
+}
+
 #[tokio::test]
 async fn there_is_one_watch_and_no_list() {
     let mut scene = Scene::set().await;

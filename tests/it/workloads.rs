@@ -41,9 +41,17 @@ async fn each_kind_of_workload_asks_for_its_pods() {
         let secret = namespace.wait_for_data(name, [("A", "1")]).await;
         assert_eq!(annotation(&secret, "jasm.codnod.io/workload"), workload);
     }
+    // A Job that is called like a CronJob's, beside a CronJob that is not its own.
+    let stranger = namespace.workload("CronJob", "migrate").await;
+    namespace.annotate_workload(&stranger, SYNC, &request(&path, "strangers")).await;
+    let migrate = namespace.workload("Job", "migrate-29384720").await;
+    namespace.annotate_workload(&migrate, SYNC, &request(&path, "migrate")).await;
+    scene.pod("migrate").owned_by(&migrate).create().await;
+    namespace.wait_for_data("migrate", [("A", "1")]).await;
+    assert_eq!(namespace.secret("strangers").await, None);
     let calls = scene.calls().await;
     for (kind, count) in
-        [("get deployments.apps", 1), ("get cronjobs.batch", 2), ("get replicasets.apps", 1), ("get jobs.batch", 2)]
+        [("get deployments.apps", 1), ("get cronjobs.batch", 1), ("get replicasets.apps", 1), ("get jobs.batch", 4)]
     {
         assert_eq!(calls.get(kind), Some(&count), "{kind}: the top by its name, then one read: {calls:?}");
     }
