@@ -286,11 +286,11 @@ impl Progress {
     pub fn done(&self, pod: &PodView, due: Due, outcome: Outcome) -> bool {
         // A pod that runs was told by the agent before this one, or had what it needs all along.
         let knows = due.replayed && due.failures == 0 && pod.is_running();
-        let tell = !knows && !(due.hangs && outcome == Outcome::Fresh);
+        let nothing_new = due.hangs && outcome == Outcome::Fresh;
         if let Some(pod) = self.pods().by_uid.get_mut(pod.uid()) {
             pod.settle(due.ask, State::Done);
         }
-        tell
+        !knows && !nothing_new
     }
 
     /// A request failed.

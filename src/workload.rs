@@ -260,9 +260,12 @@ mod tests {
             .expect("a pod")
     }
 
+    /// Name, owner, template hash, and whose annotation counts.
+    type Case<'a> = (&'a str, Option<(&'a str, &'a str, &'a str)>, Option<&'a str>, &'a [&'a str]);
+
     #[test]
     fn the_owner_of_the_annotation_is_the_top_and_then_the_owner() {
-        let cases: &[(&str, Option<(&str, &str, &str)>, Option<&str>, &[&str])] = &[
+        let cases: &[Case<'_>] = &[
             ("bare pod", None, None, &[]),
             (
                 "Deployment",

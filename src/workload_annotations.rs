@@ -54,7 +54,7 @@ pub enum ReadError {
         workload: Workload,
         /// What it said.
         #[source]
-        source: kube::Error,
+        source: Box<kube::Error>,
     },
     /// None.
     #[error(
@@ -69,7 +69,7 @@ pub enum ReadError {
 impl ReadError {
     /// Whether the agent lacks the right, which somebody has to grant.
     pub fn is_forbidden(&self) -> bool {
-        matches!(self, Self::Refused { source: kube::Error::Api(status), .. } if status.code == 403)
+        matches!(self, Self::Refused { source, .. } if matches!(&**source, kube::Error::Api(status) if status.code == 403))
     }
 }
 
@@ -151,7 +151,8 @@ impl WorkloadAnnotations {
                     return Ok(text.map(|text| Inherited { text: bounded(&text).into(), workload }));
                 }
                 Err(source) => {
-                    return Err(ReadError::Refused { namespace: namespace.clone(), workload, source });
+                    let (namespace, source) = (namespace.clone(), Box::new(source));
+                    return Err(ReadError::Refused { namespace, workload, source });
                 }
             }
         }
