@@ -21,4 +21,5 @@ mod program;
 mod rights;
 mod spec_coverage;
 mod support;
+mod upgrade;
 mod workloads;
