@@ -15,6 +15,7 @@ mod freshness;
 mod harness;
 mod harness_proxy;
 mod main_job;
+mod migrate;
 mod names;
 mod policies;
 mod program;
