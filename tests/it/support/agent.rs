@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -26,6 +26,7 @@ const TAIL: usize = 20;
 /// An agent's node, files and environment. Each [`AgentBuilder::spawn`] is a start (or restart) of that agent.
 #[derive(Debug)]
 pub(crate) struct AgentBuilder {
+    program: PathBuf,
     node: AgentNode,
     audit_log: PathBuf,
     env: BTreeMap<String, String>,
@@ -51,12 +52,23 @@ impl AgentBuilder {
             ("AWS_ENDPOINT_URL", store.url().to_owned()),
         ];
         let env = env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        Self { node, audit_log: control_plane.audit_log().to_owned(), env }
+        Self { program: program(), node, audit_log: control_plane.audit_log().to_owned(), env }
     }
 
     /// The node that the agent serves.
     pub(crate) fn node(&self) -> &AgentNode {
         &self.node
+    }
+
+    /// Another program than the one under test: an agent of another release.
+    pub(crate) fn program(mut self, program: &Path) -> Self {
+        self.set_program(program);
+        self
+    }
+
+    /// The same for the next start, as a roll-out does it.
+    pub(crate) fn set_program(&mut self, program: &Path) {
+        program.clone_into(&mut self.program);
     }
 
     /// The policy file's text. [`AgentBuilder::write_policy`] changes it later.
@@ -113,12 +125,11 @@ impl AgentBuilder {
     /// Starts the program on a free port.
     pub(crate) fn spawn(&self) -> Agent {
         let listen = free_address();
-        let program = program();
-        let mut command = Command::new(&program);
+        let mut command = Command::new(&self.program);
         command.env_clear().envs(&self.env).env("JASM_LISTEN", &listen);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let started = Instant::now();
-        let child = command.spawn().unwrap_or_else(|error| panic!("cannot start {}: {error}", program.display()));
+        let child = command.spawn().unwrap_or_else(|error| panic!("cannot start {}: {error}", self.program.display()));
         Agent::new(child, format!("http://{listen}"), self, started)
     }
 }

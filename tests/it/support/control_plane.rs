@@ -118,24 +118,19 @@ impl ControlPlane {
 
     /// Runs kubectl as administrator in the project's folder and returns its stdout. Blocks; the error is kubectl's own.
     pub(crate) fn kubectl(&self, arguments: &[&str]) -> Result<String, String> {
-        let output = Command::new(Path::new(self.env("ASSETS")).join("kubectl"))
-            .arg("--kubeconfig")
-            .arg(self.kubeconfig())
-            .arg("--cache-dir")
-            .arg(self.folder.join("kubectl"))
-            .args(arguments)
-            .current_dir(project())
-            .stdin(Stdio::null())
-            .output()
-            .map_err(|error| format!("cannot run kubectl: {error}"))?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        if !output.status.success() {
-            return Err(format!("kubectl {} failed ({}): {said}", arguments.join(" "), output.status));
-        }
-        if !said.is_empty() {
-            say(&format!("kubectl {}: {said}", arguments.join(" ")));
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        let mut command = Command::new(Path::new(self.env("ASSETS")).join("kubectl"));
+        command.arg("--kubeconfig").arg(self.kubeconfig()).arg("--cache-dir").arg(self.folder.join("kubectl"));
+        run(command.args(arguments), &format!("kubectl {}", arguments.join(" ")))
+    }
+
+    /// Runs a text of commands in bash, in which `kubectl` is an administrator's, in the project's folder; returns its
+    /// stdout. Blocks; the error has what stood on stderr.
+    pub(crate) fn bash(&self, script: &str) -> Result<String, String> {
+        let path = std::env::var("PATH").unwrap_or_default();
+        let mut command = Command::new("bash");
+        command.args(["-euo", "pipefail", "-c", script]).env("PATH", format!("{}:{path}", self.env("ASSETS")));
+        command.env("KUBECONFIG", self.kubeconfig()).env("KUBECACHEDIR", self.folder.join("kubectl"));
+        run(&mut command, script)
     }
 
     /// A client with the rights of that kubeconfig. It belongs to the runtime that used it first: each test makes its own.
@@ -154,6 +149,20 @@ impl Drop for ControlPlane {
         drop(self.program.stdin.take());
         let _ = self.program.wait();
     }
+}
+
+/// Runs a command in the project's folder, and passes on what it says.
+fn run(command: &mut Command, shown: &str) -> Result<String, String> {
+    let output = command.current_dir(project()).stdin(Stdio::null()).output();
+    let output = output.map_err(|error| format!("cannot run {shown}: {error}"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        return Err(format!("{shown} failed ({}): {said}", output.status));
+    }
+    if !said.is_empty() {
+        say(&format!("{shown}: {said}"));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 fn parse_env(text: &str) -> BTreeMap<String, String> {
