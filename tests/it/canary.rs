@@ -18,7 +18,7 @@ async fn no_value_appears_in_log_events_or_metrics() {
 
     success(&scene, &good).await;
     each_fault_of_the_store(&scene, &good).await;
-    each_value_that_is_no_secret(&scene, &values, &good).await;
+    each_value_that_is_a_secret_or_none(&scene, &values, &good).await;
     let full = each_refusal_of_the_api_server(&scene, &good).await;
     each_request_that_is_refused(&scene, &good).await;
 
@@ -66,21 +66,33 @@ async fn each_fault_of_the_store(scene: &Scene, good: &str) {
     }
 }
 
-async fn each_value_that_is_no_secret(scene: &Scene, values: &[String], good: &str) {
+async fn each_value_that_is_a_secret_or_none(scene: &Scene, values: &[String], good: &str) {
     let (one, two) = (json!(values[0]), json!(values[1]));
     let large = format!(r#"{{"A":{one},"B":"{}"}}"#, "x".repeat(1_100_000));
+    let (none, object) = (json!({}), json!({"format": "json"}));
+    let typed = |secret_type: &str| json!({"type": format!("kubernetes.io/{secret_type}")});
     let cases = [
-        ("text", values.join("\n"), "SecretInvalid"),
-        ("json-text", one.to_string(), "SecretInvalid"),
-        ("array", format!("[{one},{two}]"), "SecretInvalid"),
-        ("cut", good[..good.len() - 3].to_owned(), "SecretInvalid"),
-        ("twice", format!(r#"{{"A":{one},"A":{two}}}"#), "SecretInvalid"),
-        ("bad-key", format!(r#"{{"A":{one},"B/C":{two}}}"#), "SecretInvalid"),
-        ("large", large, "SecretTooLarge"),
+        ("text", &object, values.join("\n"), "SecretInvalid"),
+        ("json-text", &object, one.to_string(), "SecretInvalid"),
+        ("array", &object, format!("[{one},{two}]"), "SecretInvalid"),
+        ("cut", &none, good[..good.len() - 3].to_owned(), "SecretInvalid"),
+        ("twice", &none, format!(r#"{{"A":{one},"A":{two}}}"#), "SecretInvalid"),
+        ("bad-key", &none, format!(r#"{{"A":{one},"B/C":{two}}}"#), "SecretInvalid"),
+        ("large", &none, large, "SecretTooLarge"),
+        ("missing-key", &json!({"keys": ["AA"]}), good.to_owned(), "SecretKeyMissing"),
+        ("pointer", &json!({"keys": {"A": "/A/0/B"}}), format!(r#"{{"A":[{one}]}}"#), "SecretKeyMissing"),
+        ("tls", &typed("tls"), format!(r#"{{"tls.crt":{one},"tls.key":{two}}}"#), "SecretInvalid"),
+        ("docker", &typed("dockerconfigjson"), format!(r#"{{".dockerconfigjson":{one}}}"#), "SecretInvalid"),
+        ("whole", &json!({"format": "raw"}), values.join("\n"), "SecretSyncSuccess"),
+        ("nested", &json!({"keys": {"A": "/A/0"}}), format!(r#"{{"A":[{one}]}}"#), "SecretSyncSuccess"),
     ];
-    for (case, value, reason) in cases {
+    for (case, fields, value, reason) in cases {
         let path = scene.store.seed(case, &value).await;
-        let pod = scene.pod(case).asks(&path, case).create().await;
+        let mut request = json!({"provider": "aws-secretsmanager", "path": path, "secretName": case});
+        for (field, value) in fields.as_object().expect("fields") {
+            request[field] = value.clone();
+        }
+        let pod = scene.pod(case).request(&request.to_string()).create().await;
         scene.namespace.wait_for_event(&pod, reason).await;
     }
 }
