@@ -179,21 +179,6 @@ impl Targets {
         urgency: Urgency,
         value: impl Future<Output = Result<Value, SyncError>>,
     ) -> Result<Outcome, SyncError> {
-        let outcome = self.try_apply(pod, asked, admitted, urgency, value).await;
-        if matches!(&outcome, Err(SyncError::Target(TargetError::Rbac { resource, .. })) if resource == "secrets") {
-            self.admission.doubt_rights();
-        }
-        outcome
-    }
-
-    async fn try_apply(
-        &self,
-        pod: &PodView,
-        asked: Asked,
-        admitted: &AdmittedRequest,
-        urgency: Urgency,
-        value: impl Future<Output = Result<Value, SyncError>>,
-    ) -> Result<Outcome, SyncError> {
         self.admission.enforced().await?;
         let target = Target { namespace: pod.namespace(), name: admitted.request().secret_name.clone() };
         let mut wish = Wish { source: admitted.request().source_id(), asked, workload: Workload::by_name(pod) };
@@ -255,9 +240,17 @@ impl Targets {
             Reply::NamespaceGone => Ok(Found::NamespaceGone),
             Reply::Accepted => Err(self.admission.probe_was_accepted()),
             Reply::Refused(TargetError::Immutable { .. }) => Ok(Found::Immutable),
-            Reply::Refused(error) => Err(error),
+            Reply::Refused(error) => Err(self.refused(error)),
             Reply::Exists | Reply::Changed => Err(TargetError::LostRace { target: target.to_string() }),
         }
+    }
+
+    /// The API server's answer; where rights are missing, it is looked at whether they are missing everywhere.
+    fn refused(&self, error: TargetError) -> TargetError {
+        if matches!(error, TargetError::Rbac { .. }) {
+            self.admission.doubt_rights();
+        }
+        error
     }
 
     fn probe_body<'a>(&self, target: &'a Target) -> SecretBody<'a> {
@@ -282,7 +275,7 @@ impl Targets {
             Reply::Ours(held) if held.source == wish.source => Ok(Outcome::Fresh),
             Reply::NamespaceGone => Ok(Outcome::NamespaceGone),
             Reply::Accepted => Err(self.admission.probe_was_accepted()),
-            Reply::Refused(error) => Err(error),
+            Reply::Refused(error) => Err(self.refused(error)),
             Reply::Ours(_) => Err(TargetError::Immutable { target: target.to_string() }),
             Reply::Absent | Reply::Exists | Reply::Changed => Err(TargetError::LostRace { target: target.to_string() }),
         }
@@ -354,7 +347,7 @@ impl Targets {
             Reply::Accepted => Ok(Some(Outcome::Updated)),
             Reply::Exists | Reply::Changed | Reply::Absent => Ok(None),
             Reply::NamespaceGone => Ok(Some(Outcome::NamespaceGone)),
-            Reply::Refused(error) => Err(error),
+            Reply::Refused(error) => Err(self.refused(error)),
             // Only a probe is answered like this.
             Reply::Ours(_) => Err(TargetError::Unreadable { target: target.to_string() }),
         }

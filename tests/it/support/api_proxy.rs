@@ -15,12 +15,12 @@ use serde_json::{Value, json};
 
 use super::control_plane::ControlPlane;
 use super::node::AgentNode;
+use super::own_thread::Server;
 use super::unique;
 use super::wait::{DEADLINE, eventually};
 pub(crate) use refusal::Refusal;
 use rule::{Asked, Rule};
 pub(crate) use rule::{Match, Trouble};
-use server::Server;
 use watches::{Flow, Watches};
 
 /// A proxy of one test. It ends when this is dropped, with all connections and all that it still holds.
@@ -45,7 +45,8 @@ impl ApiProxy {
     /// A proxy in front of this control plane's API server, which makes no trouble yet.
     pub(crate) fn start(control_plane: &ControlPlane) -> Self {
         let shared = Arc::new(Shared::default());
-        let server = Server::start(Arc::clone(&shared), without_credentials(control_plane));
+        let (served, kubeconfig) = (Arc::clone(&shared), without_credentials(control_plane));
+        let server = Server::start(move |listener| server::serve(listener, served, kubeconfig));
         Self { shared, server }
     }
 

@@ -13,6 +13,7 @@
 //! | `audit` | the API server's audit log |
 //! | `canary` | looks for secret values in text, in every form they may take |
 //! | `scene` | what most tests begin with: all of the above, ready |
+//! | `own_thread` | a server that a test which blocks does not stop |
 //! | `wait`, `http` | waiting for a condition with a deadline; a plain HTTP client |
 //!
 //! Messages name objects and keys, never a secret's value.
@@ -25,6 +26,7 @@ pub(crate) mod cluster;
 pub(crate) mod control_plane;
 pub(crate) mod http;
 pub(crate) mod node;
+mod own_thread;
 pub(crate) mod scene;
 pub(crate) mod store;
 pub(crate) mod surroundings;

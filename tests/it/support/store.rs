@@ -19,10 +19,10 @@ use tokio::sync::watch;
 
 use super::control_plane::ControlPlane;
 use super::http::Http;
+use super::own_thread::Server;
 use super::unique;
 use super::wait::{DEADLINE, eventually};
 pub(crate) use aws::{ACCESS_DENIED_TEXT, Fault, POD_IDENTITY};
-use server::Server;
 
 /// The action that reads a secret.
 pub(crate) const GET: &str = "GetSecretValue";
@@ -104,7 +104,8 @@ impl Store {
 
     fn with(backend: Backend) -> Self {
         let shared = Arc::new(Shared { backend, state: Mutex::default() });
-        let server = Server::start(Arc::clone(&shared));
+        let served = Arc::clone(&shared);
+        let server = Server::start(move |listener| server::serve(listener, served));
         Self { shared, server }
     }
 

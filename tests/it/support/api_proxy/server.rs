@@ -1,9 +1,7 @@
-//! The HTTP side of a proxy, on a thread and runtime of its own: a test that blocks its runtime does not stop it.
+//! The HTTP side of a proxy.
 
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use axum::body::Bytes;
 use http::request::Parts;
@@ -15,8 +13,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::json;
-use tokio::net::TcpStream;
-use tokio::sync::oneshot;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::super::control_plane::client;
 use super::rule::{Asked, Trouble};
@@ -33,56 +30,13 @@ pub(super) type Answer = Response<AnswerBody>;
 const OF_THE_CONNECTION: [header::HeaderName; 4] =
     [header::HOST, header::CONNECTION, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
 
-/// A running server. It ends, with its connections, when this is dropped.
-#[derive(Debug)]
-pub(super) struct Server {
-    url: String,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Server {
-    /// `kubeconfig`: the way to the API server, without credentials.
-    pub(super) fn start(shared: Arc<Shared>, kubeconfig: PathBuf) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("the kernel has a free loopback port");
-        listener.set_nonblocking(true).expect("a socket can be made non-blocking");
-        let url = format!("http://{}", listener.local_addr().expect("a bound socket has an address"));
-        let (stop, stopped) = oneshot::channel();
-        let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.expect("a runtime can be made").block_on(serve(listener, shared, kubeconfig, stopped));
-        });
-        Self { url, stop: Some(stop), thread: Some(thread) }
-    }
-
-    pub(super) fn url(&self) -> &str {
-        &self.url
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-/// Serves until the other end of `stopped` goes away.
-async fn serve(listener: TcpListener, shared: Arc<Shared>, kubeconfig: PathBuf, stopped: oneshot::Receiver<()>) {
-    let listener = tokio::net::TcpListener::from_std(listener).expect("the listener fits the runtime");
+/// Serves for good. `kubeconfig`: the way to the API server, without credentials.
+pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>, kubeconfig: PathBuf) {
     let api = client(&kubeconfig).await.expect("the proxy's kubeconfig names the API server");
     let front = Arc::new(Front { shared, api });
-    let accept = async {
-        loop {
-            let (stream, _) = listener.accept().await.expect("a loopback socket accepts");
-            tokio::spawn(connection(stream, Arc::clone(&front)));
-        }
-    };
-    tokio::select! {
-        () = accept => {}
-        _ = stopped => {}
+    loop {
+        let (stream, _) = listener.accept().await.expect("a loopback socket accepts");
+        tokio::spawn(connection(stream, Arc::clone(&front)));
     }
 }
 

@@ -1,8 +1,6 @@
-//! The HTTP side of a store, on a thread and runtime of its own: a test that blocks its runtime does not stop it.
+//! The HTTP side of a store.
 
-use std::net::TcpListener;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use axum::Router;
@@ -12,60 +10,21 @@ use axum::response::Response;
 use axum::serve::ListenerExt as _;
 use http::{StatusCode, header};
 use http_body_util::Full;
-use tokio::sync::oneshot;
+use tokio::net::TcpListener;
 
 use super::super::http::Http;
 use super::super::say;
 use super::aws::{self, Asked, Fault, Protocol};
 use super::{Backend, Call, GET, NO_PANIC, Shared};
 
-/// A running server. It ends, with its connections, when this is dropped.
-#[derive(Debug)]
-pub(super) struct Server {
-    url: String,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Server {
-    pub(super) fn start(shared: Arc<Shared>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("the kernel has a free loopback port");
-        listener.set_nonblocking(true).expect("a socket can be made non-blocking");
-        let url = format!("http://{}", listener.local_addr().expect("a bound socket has an address"));
-        let (stop, stopped) = oneshot::channel();
-        let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.expect("a runtime can be made").block_on(serve(listener, shared, stopped));
-        });
-        Self { url, stop: Some(stop), thread: Some(thread) }
-    }
-
-    pub(super) fn url(&self) -> &str {
-        &self.url
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-/// Serves until the other end of `stopped` goes away.
-async fn serve(listener: TcpListener, shared: Arc<Shared>, stopped: oneshot::Receiver<()>) {
-    let listener = tokio::net::TcpListener::from_std(listener).expect("the listener fits the runtime");
+/// Serves for good.
+pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     let listener = listener.tap_io(|stream| {
         let _ = stream.set_nodelay(true);
     });
     let front = Arc::new(Front { shared, http: Http::new() });
     let app = Router::new().fallback(respond).with_state(front);
-    tokio::select! {
-        ended = axum::serve(listener, app) => ended.expect("a loopback server does not end by itself"),
-        _ = stopped => {}
-    }
+    axum::serve(listener, app).await.expect("a loopback server does not end by itself");
 }
 
 struct Front {

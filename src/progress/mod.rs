@@ -2,6 +2,9 @@
 //!
 //! It is what makes a status change of a pod cost nothing, and what `/readyz` and `jasm_requests_waiting` tell.
 
+mod one_pod;
+mod waiting;
+
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -12,11 +15,15 @@ use jiff::Timestamp;
 use kube::runtime::controller::Action;
 use tokio::time::Instant;
 
+use self::{
+    one_pod::{Pod, State},
+    waiting::{Reading, Waiting},
+};
 use crate::{
-    delays::{Delays, TELL_AGAIN},
+    delays::Delays,
     error::{Reason, Retry, SyncError},
     pod::PodView,
-    request::{RequestError, SecretName, SecretRequest},
+    request::{RequestError, SecretRequest},
     target::Outcome,
     workload_annotations::Inherited,
 };
@@ -63,9 +70,6 @@ pub struct Verdict {
     pub failures: u32,
 }
 
-/// When the Secrets of a pod that hangs are looked at again: since it began to hang, then since the last look.
-const HANG_LOOKS: [Duration; 3] = [Duration::from_secs(5), Duration::from_secs(30), Duration::from_secs(300)];
-
 /// Every pod of the node that asks for something, or may do so by its workload.
 #[derive(Debug, Default)]
 pub struct Progress {
@@ -95,56 +99,6 @@ struct Pods {
     /// Those of the first list whose first attempt has not begun.
     unbegun: HashSet<String>,
     first_list_done: bool,
-}
-
-#[derive(Debug)]
-struct Pod {
-    replayed: bool,
-    seen_at: Instant,
-    inherited: Option<Option<Inherited>>,
-    reading: Option<Reading>,
-    asks: HashMap<Ask, State>,
-    /// The Secrets that were ever asked for and worked on.
-    asked: HashSet<SecretName>,
-    /// When requests came by an edit.
-    edited: HashMap<Ask, Timestamp>,
-    hang: Option<Hang>,
-}
-
-/// A workload that could not be read.
-#[derive(Debug)]
-struct Reading {
-    retry: Retry,
-    delays: Delays,
-    changes: u64,
-    next_at: Instant,
-}
-
-/// A pod that does not start.
-#[derive(Debug)]
-struct Hang {
-    looks: usize,
-    next_at: Instant,
-}
-
-#[derive(Debug)]
-enum State {
-    Done,
-    Waiting(Waiting),
-}
-
-#[derive(Debug)]
-struct Waiting {
-    reason: Reason,
-    retry: Retry,
-    /// A change of the agent's surroundings ends the wait.
-    ends_with_a_change: bool,
-    delays: Delays,
-    failures: u32,
-    changes: u64,
-    next_at: Instant,
-    /// When the pod's owner was told of each kind of failure.
-    told: BTreeMap<&'static str, Instant>,
 }
 
 impl Progress {
@@ -337,98 +291,12 @@ impl Progress {
     }
 }
 
-impl Pod {
-    fn new(replayed: bool) -> Self {
-        Self {
-            replayed,
-            seen_at: Instant::now(),
-            inherited: None,
-            reading: None,
-            asks: HashMap::new(),
-            asked: HashSet::new(),
-            edited: HashMap::new(),
-            hang: None,
-        }
-    }
-
-    /// A request for a Secret that this pod asked for before, in other words, counts from now on, not from the pod's
-    /// creation: else the age rule would take it for one that came together with what it replaces.
-    fn forget_all_but(&mut self, asks: &[Ask], api_time: Timestamp) {
-        for ask in asks.iter().filter(|ask| !self.asks.contains_key(ask)) {
-            if ask.as_ref().is_ok_and(|request| self.asked.contains(&request.secret_name)) {
-                self.edited.entry(ask.clone()).or_insert(api_time);
-            }
-        }
-        self.asks.retain(|ask, _| asks.contains(ask));
-        self.edited.retain(|ask, _| asks.contains(ask));
-    }
-
-    /// Whether it is time to look at the Secrets that were served.
-    fn looks_again(&mut self, hangs: bool, now: Instant) -> bool {
-        if !hangs {
-            self.hang = None;
-            return false;
-        }
-        let hang = self.hang.get_or_insert(Hang { looks: 0, next_at: now + HANG_LOOKS[0] });
-        if now < hang.next_at {
-            return false;
-        }
-        hang.looks = (hang.looks + 1).min(HANG_LOOKS.len() - 1);
-        hang.next_at = now + HANG_LOOKS[hang.looks];
-        true
-    }
-
-    fn settle(&mut self, ask: Ask, state: State) {
-        self.asked.extend(ask.as_ref().ok().map(|request| request.secret_name.clone()));
-        self.asks.insert(ask, state);
-    }
-}
-
-impl Waiting {
-    fn is_due(&self, now: Instant, changes: u64) -> bool {
-        now >= self.next_at || (self.ends_with_a_change && changes != self.changes)
-    }
-
-    fn after(before: Option<State>, due: &Due, error: &SyncError, now: Instant) -> (Self, Verdict) {
-        let (action, retry) = (error.action(), error.retry());
-        let before = match before {
-            Some(State::Waiting(waiting)) => Some(waiting),
-            Some(State::Done) | None => None,
-        };
-        let (mut delays, mut told) = match before {
-            Some(before) if before.retry == retry => (before.delays, before.told),
-            before => (Delays::new(retry), before.map(|before| before.told).unwrap_or_default()),
-        };
-        let tell = told.get(action).is_none_or(|told_at| now >= *told_at + TELL_AGAIN);
-        if tell {
-            told.insert(action, now);
-        }
-        let retry_in = match error.again_at() {
-            Some(at) => at.saturating_duration_since(now),
-            None => delays.next(),
-        };
-        let failures = due.failures.saturating_add(1);
-        let verdict = Verdict { tell, retry_in, failures };
-        let waiting = Self {
-            reason: error.reason(),
-            retry,
-            ends_with_a_change: error.ends_with_a_change(),
-            delays,
-            failures,
-            changes: due.changes,
-            next_at: now + retry_in,
-            told,
-        };
-        (waiting, verdict)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
-    use super::*;
-    use crate::target::TargetError;
+    use super::{one_pod::HANG_LOOKS, *};
+    use crate::{delays::TELL_AGAIN, target::TargetError};
 
     fn pod(uid: &str, phase: &str) -> PodView {
         serde_json::from_value(json!({

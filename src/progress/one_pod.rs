@@ -1,0 +1,95 @@
+//! What has become of the requests of one pod.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::{
+    Ask,
+    waiting::{Reading, Waiting},
+};
+use crate::{request::SecretName, workload_annotations::Inherited};
+
+/// When the Secrets of a pod that hangs are looked at again: since it began to hang, then since the last look.
+pub(super) const HANG_LOOKS: [Duration; 3] =
+    [Duration::from_secs(5), Duration::from_secs(30), Duration::from_secs(300)];
+
+/// A pod that asks for something.
+#[derive(Debug)]
+pub(super) struct Pod {
+    pub(super) replayed: bool,
+    pub(super) seen_at: Instant,
+    pub(super) inherited: Option<Option<Inherited>>,
+    pub(super) reading: Option<Reading>,
+    pub(super) asks: HashMap<Ask, State>,
+    /// The Secrets that were ever asked for and worked on.
+    pub(super) asked: HashSet<SecretName>,
+    /// When requests came by an edit.
+    pub(super) edited: HashMap<Ask, Timestamp>,
+    pub(super) hang: Option<Hang>,
+}
+
+/// A pod that does not start.
+#[derive(Debug)]
+pub(super) struct Hang {
+    looks: usize,
+    pub(super) next_at: Instant,
+}
+
+/// What has become of one request.
+#[derive(Debug)]
+pub(super) enum State {
+    Done,
+    Waiting(Waiting),
+}
+
+impl Pod {
+    pub(super) fn new(replayed: bool) -> Self {
+        Self {
+            replayed,
+            seen_at: Instant::now(),
+            inherited: None,
+            reading: None,
+            asks: HashMap::new(),
+            asked: HashSet::new(),
+            edited: HashMap::new(),
+            hang: None,
+        }
+    }
+
+    /// A request for a Secret that this pod asked for before, in other words, counts from now on, not from the pod's
+    /// creation: else the age rule would take it for one that came together with what it replaces.
+    pub(super) fn forget_all_but(&mut self, asks: &[Ask], api_time: Timestamp) {
+        for ask in asks.iter().filter(|ask| !self.asks.contains_key(ask)) {
+            if ask.as_ref().is_ok_and(|request| self.asked.contains(&request.secret_name)) {
+                self.edited.entry(ask.clone()).or_insert(api_time);
+            }
+        }
+        self.asks.retain(|ask, _| asks.contains(ask));
+        self.edited.retain(|ask, _| asks.contains(ask));
+    }
+
+    /// Whether it is time to look at the Secrets that were served.
+    pub(super) fn looks_again(&mut self, hangs: bool, now: Instant) -> bool {
+        if !hangs {
+            self.hang = None;
+            return false;
+        }
+        let hang = self.hang.get_or_insert(Hang { looks: 0, next_at: now + HANG_LOOKS[0] });
+        if now < hang.next_at {
+            return false;
+        }
+        hang.looks = (hang.looks + 1).min(HANG_LOOKS.len() - 1);
+        hang.next_at = now + HANG_LOOKS[hang.looks];
+        true
+    }
+
+    pub(super) fn settle(&mut self, ask: Ask, state: State) {
+        self.asked.extend(ask.as_ref().ok().map(|request| request.secret_name.clone()));
+        self.asks.insert(ask, state);
+    }
+}
