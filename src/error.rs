@@ -80,6 +80,13 @@ pub enum Retry {
     Foreign,
 }
 
+impl Retry {
+    /// Nobody has to act: it passes by itself.
+    pub fn is_trouble(self) -> bool {
+        matches!(self, Self::Transient | Self::Throttled)
+    }
+}
+
 /// Why one request of one pod was not served.
 #[derive(Debug, thiserror::Error)]
 pub enum SyncError {

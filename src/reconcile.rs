@@ -165,8 +165,8 @@ impl Context {
         let admitted = self.policy.current().admit(request, &Requester::of(pod))?;
         tracing::debug!(namespace = %pod.namespace(), pod = pod.name(), rule = admitted.rule(), "admitted");
         let mut asked = Asked::by(pod.reference_time(), due.edited_at);
-        // A workload that was edited since does not change what its older pods were given.
-        asked.gives_way = due.replayed && from == Place::Workload;
+        // A workload that was edited since does not change what its running pods were given.
+        asked.gives_way = from == Place::Workload && due.was_there && pod.is_running();
         self.seen.observe(asked.reference);
         let urgency = match due {
             Due { hangs: true, .. } | Due { failures: 1.., .. } => Urgency::Again,

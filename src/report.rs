@@ -77,7 +77,7 @@ impl Reporter {
             Outcome::Created => "was created",
             Outcome::Updated => "was updated",
             Outcome::Fresh => "is up to date",
-            Outcome::Superseded => "follows a newer pod of the same workload, not this request",
+            Outcome::Superseded => "follows another pod of the same workload, not this request",
             Outcome::NamespaceGone => return,
         };
         if tell {

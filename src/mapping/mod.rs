@@ -19,8 +19,8 @@ use crate::{
 
 /// The API server's limit for all keys and values of a Secret together, in bytes.
 pub const MAX_SECRET_BYTES: usize = 1024 * 1024;
-/// Two allocations and a place in the map.
-const BYTES_OF_A_KEY: usize = 160;
+/// Allocations and places in maps, while a value is taken apart.
+const BYTES_OF_A_KEY: usize = 320;
 
 /// The data of a Secret, ready to be written. Values are zeroized when dropped.
 pub struct SecretData(BTreeMap<String, Zeroizing<Vec<u8>>>);
@@ -123,6 +123,9 @@ pub fn map(template: &Template, payload: &SecretPayload) -> Result<SecretData, M
 /// What the data of a payload takes in memory at most, in bytes: many small keys take far more than their text, and one
 /// key of the source can be chosen many times.
 pub fn memory_of(template: &Template, payload: &SecretPayload) -> usize {
+    if template.format == Format::Raw || payload.is_binary() {
+        return payload.len() + BYTES_OF_A_KEY;
+    }
     let colons = || payload.expose().iter().filter(|byte| **byte == b':').count();
     let (keys, copies) = template.keys.as_ref().map_or_else(|| (colons(), 1), |keys| (keys.len(), keys.len()));
     let largest = MAX_SECRET_BYTES.max(payload.len());

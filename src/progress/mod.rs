@@ -55,6 +55,8 @@ pub struct Due {
     pub hangs: bool,
     /// When the agent was told of the pod.
     pub seen_at: Instant,
+    /// Whether the pod was in the first list, however often it was looked at since.
+    pub was_there: bool,
     /// The changes that were known when it became due.
     changes: u64,
 }
@@ -154,6 +156,10 @@ impl Progress {
             if !view.may_inherit() {
                 pod.reading = None;
             }
+            // What comes later than the first look is an edit.
+            if pod.reading.is_none() {
+                pod.replayed = false;
+            }
         }
     }
 
@@ -221,7 +227,7 @@ impl Progress {
         pod.reading = None;
         let looks_again = pod.looks_again(view.hangs(), now);
         // What comes later than the first look is an edit.
-        let (replayed, seen_at) = (std::mem::take(&mut pod.replayed), pod.seen_at);
+        let (replayed, seen_at, was_there) = (std::mem::take(&mut pod.replayed), pod.seen_at, pod.was_there);
         asks.into_iter()
             .filter_map(|ask| {
                 let (failures, hangs) = match pod.asks.get(&ask) {
@@ -231,7 +237,7 @@ impl Progress {
                     Some(_) => return None,
                 };
                 let edited_at = pod.edited.get(&ask).copied();
-                Some(Due { ask, replayed, edited_at, failures, hangs, seen_at, changes })
+                Some(Due { ask, replayed, edited_at, failures, hangs, seen_at, was_there, changes })
             })
             .collect()
     }
@@ -325,7 +331,16 @@ mod tests {
     /// What was taken before.
     fn late_due() -> Due {
         let seen_at = Instant::now();
-        Due { ask: ask("a"), replayed: false, edited_at: None, failures: 0, hangs: false, seen_at, changes: 0 }
+        Due {
+            ask: ask("a"),
+            replayed: false,
+            edited_at: None,
+            failures: 0,
+            hangs: false,
+            seen_at,
+            was_there: false,
+            changes: 0,
+        }
     }
 
     fn take(progress: &Progress, pod: &PodView, asks: Vec<Ask>, changes: u64) -> Vec<Due> {

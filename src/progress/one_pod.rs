@@ -18,10 +18,16 @@ use crate::{request::SecretName, workload_annotations::Inherited};
 pub(super) const HANG_LOOKS: [Duration; 3] =
     [Duration::from_secs(5), Duration::from_secs(30), Duration::from_secs(300)];
 
+/// Of a pod whose annotation is edited for ever.
+const REMEMBERED_NAMES: usize = 64;
+
 /// A pod that asks for something.
 #[derive(Debug)]
 pub(super) struct Pod {
+    /// It was in the first list and was not looked at yet.
     pub(super) replayed: bool,
+    /// It was in the first list.
+    pub(super) was_there: bool,
     pub(super) seen_at: Instant,
     pub(super) inherited: Option<Option<Inherited>>,
     pub(super) reading: Option<Reading>,
@@ -51,6 +57,7 @@ impl Pod {
     pub(super) fn new(replayed: bool) -> Self {
         Self {
             replayed,
+            was_there: replayed,
             seen_at: Instant::now(),
             inherited: None,
             reading: None,
@@ -89,7 +96,9 @@ impl Pod {
     }
 
     pub(super) fn settle(&mut self, ask: Ask, state: State) {
-        self.asked.extend(ask.as_ref().ok().map(|request| request.secret_name.clone()));
+        if self.asked.len() < REMEMBERED_NAMES {
+            self.asked.extend(ask.as_ref().ok().map(|request| request.secret_name.clone()));
+        }
         self.asks.insert(ask, state);
     }
 }

@@ -1,8 +1,9 @@
 //! One circuit for each instance: a store that is in trouble is not asked by every pod.
 //!
 //! Once several sources failed one after the other, none of these is asked for a while (backoff with jitter); then one
-//! request goes through, and what becomes of it decides for all of them. A source that did not fail is asked as ever, so
-//! that a few broken ones are nobody else's trouble. Other instances are not concerned at all.
+//! request goes through, and what becomes of it decides for all of them. A source that did not fail is asked as ever, and
+//! any answer shows that the store is back. Each source has its own pauses besides (`setbacks`). Other instances are not
+//! concerned at all.
 
 use std::{
     collections::HashSet,
@@ -21,6 +22,8 @@ const SOURCES: usize = 3;
 const REMEMBERED: usize = 1024;
 /// How long others wait for the one request that tries, at most: it takes at most two operations of 4 s each.
 const TRIAL: Duration = Duration::from_secs(10);
+/// Those who wait come back within so long after the pause: the first one tries, the others see that.
+const SPREAD: Duration = Duration::from_secs(1);
 
 /// Whether a store is asked.
 #[derive(Debug, Default)]
@@ -54,34 +57,53 @@ pub(super) enum Change {
     Closed,
 }
 
+/// A request that may be made. One that tries for others and is given up before its end makes way for the next.
+#[derive(Debug)]
+pub(super) struct Pass<'a> {
+    circuit: &'a Circuit,
+    key: &'a FetchKey,
+}
+
+impl Drop for Pass<'_> {
+    fn drop(&mut self) {
+        if let Some(open) = self.circuit.state().open.as_mut().filter(|open| open.trial.as_ref() == Some(self.key)) {
+            open.trial = None;
+            open.until = Instant::now();
+        }
+    }
+}
+
 impl Circuit {
-    /// Whether this source may be asked for now. A yes is kept for it: asked twice, the answer is the same.
+    /// Why this source may not be asked for now, and when to look again; asking changes nothing.
+    pub(super) fn stands(&self, key: &FetchKey) -> Option<FetchError> {
+        self.state().stands(key)
+    }
+
+    /// Begins a request about this source.
     ///
     /// # Errors
-    /// The store's last error, with when to look again: a request that comes back before that finds the same.
-    pub(super) fn pass(&self, key: &FetchKey) -> Result<(), FetchError> {
-        let now = Instant::now();
-        let State { failed, open, .. } = &mut *self.state();
-        let Some(open) = open else { return Ok(()) };
-        if open.trial.as_ref() == Some(key) || !failed.contains(key) {
-            return Ok(());
+    /// As [`Circuit::stands`].
+    pub(super) fn pass<'a>(&'a self, key: &'a FetchKey) -> Result<Pass<'a>, FetchError> {
+        let mut state = self.state();
+        if let Some(error) = state.stands(key) {
+            return Err(error);
         }
-        if now < open.until {
-            return Err(FetchError::waits(Arc::clone(&open.error), open.until));
+        let State { failed, open, .. } = &mut *state;
+        if let Some(open) = open.as_mut().filter(|_| failed.contains(key)) {
+            open.until = Instant::now() + TRIAL;
+            open.trial = Some(key.clone());
         }
-        open.until = now + TRIAL;
-        open.trial = Some(key.clone());
-        Ok(())
+        Ok(Pass { circuit: self, key })
     }
 
     /// Notes what the store answered: an answer about one source shows that the store works, also where it is "no".
     pub(super) fn note<T>(&self, key: &FetchKey, outcome: &Result<T, Arc<ProviderError>>) -> Change {
         let mut state = self.state();
-        let trouble =
-            outcome.as_ref().err().filter(|error| matches!(error.retry(), Retry::Transient | Retry::Throttled));
+        let trouble = outcome.as_ref().err().filter(|error| error.retry().is_trouble());
         match trouble {
             Some(error) => state.failed(key, error),
-            None => state.answered(key),
+            None if std::mem::take(&mut *state).open.is_some() => Change::Closed,
+            None => Change::None,
         }
     }
 
@@ -91,15 +113,9 @@ impl Circuit {
 }
 
 impl State {
-    /// While the circuit is open, only one of those that failed can tell that the store is back.
-    fn answered(&mut self, key: &FetchKey) -> Change {
-        let change = match &self.open {
-            Some(_) if !self.failed.contains(key) => return Change::None,
-            Some(_) => Change::Closed,
-            None => Change::None,
-        };
-        *self = Self::default();
-        change
+    fn stands(&self, key: &FetchKey) -> Option<FetchError> {
+        let open = self.open.as_ref().filter(|open| Instant::now() < open.until && self.failed.contains(key))?;
+        Some(FetchError::waits(Arc::clone(&open.error), open.until + SPREAD.mul_f64(fastrand::f64())))
     }
 
     fn failed(&mut self, key: &FetchKey, error: &Arc<ProviderError>) -> Change {
@@ -172,22 +188,24 @@ mod tests {
     }
 
     fn until(circuit: &Circuit, path: &str) -> Instant {
-        circuit.pass(&key(path)).expect_err("nobody asks").again_at().expect("until when")
+        circuit.stands(&key(path)).expect("nobody asks").again_at().expect("until when")
     }
 
     #[tokio::test(start_paused = true)]
     async fn once_several_sources_failed_one_request_at_a_time_tries_for_them() {
         let circuit = opened();
+        let (a, b) = (key("a"), key("b"));
         tokio::time::sleep_until(until(&circuit, "a")).await;
-        assert!(circuit.pass(&key("a")).is_ok(), "one tries");
-        assert!(circuit.pass(&key("a")).is_ok(), "and has its turn until it is over");
-        assert!(circuit.pass(&key("b")).is_err(), "the others wait");
-        assert_eq!(circuit.note(&key("a"), &down()), Change::None, "still in trouble");
+        let trial = circuit.pass(&a).expect("one tries");
+        assert!(circuit.pass(&b).is_err(), "the others wait");
+        assert_eq!(circuit.note(&a, &down()), Change::None, "still in trouble");
+        drop(trial);
         tokio::time::sleep_until(until(&circuit, "a")).await;
-        assert!(circuit.pass(&key("b")).is_ok());
-        assert_eq!(circuit.note(&key("b"), &Ok(())), Change::Closed);
-        assert!(["a", "b", "c"].iter().all(|path| circuit.pass(&key(path)).is_ok()), "all may ask");
-        assert_eq!(circuit.note(&key("a"), &down()), Change::None, "counted anew");
+        let trial = circuit.pass(&b).expect("the next one tries");
+        assert_eq!(circuit.note(&b, &Ok(())), Change::Closed);
+        drop(trial);
+        assert!(["a", "b", "c"].iter().all(|path| circuit.stands(&key(path)).is_none()), "all may ask");
+        assert_eq!(circuit.note(&a, &down()), Change::None, "counted anew");
     }
 
     #[tokio::test(start_paused = true)]
@@ -198,9 +216,7 @@ mod tests {
         }
         let circuit = opened();
         assert!(circuit.pass(&key("good")).is_ok(), "also while the circuit is open");
-        assert_eq!(circuit.note(&key("good"), &Ok(())), Change::None);
-        assert!(circuit.pass(&key("a")).is_err(), "which does not let the broken ones go on at once");
-        assert_eq!(circuit.note(&key("a"), &absent()), Change::Closed, "a no about one of them is an answer");
+        assert_eq!(circuit.note(&key("good"), &absent()), Change::Closed, "a no is an answer");
     }
 
     #[tokio::test(start_paused = true)]
@@ -210,15 +226,19 @@ mod tests {
             circuit.note(&key(&number.to_string()), &down());
         }
         let pause = until(&circuit, "a").duration_since(Instant::now());
-        assert!(pause <= Duration::from_millis(200), "{pause:?}");
+        assert!(pause <= Duration::from_millis(200) + SPREAD, "{pause:?}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_trial_that_is_given_up_does_not_shut_the_store_for_good() {
+    async fn a_look_takes_nobodys_turn_and_a_trial_that_is_given_up_makes_way() {
         let circuit = opened();
+        let (a, b) = (key("a"), key("b"));
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert!(circuit.pass(&key("a")).is_ok());
+        assert!(circuit.stands(&a).is_none() && circuit.stands(&b).is_none(), "a look is no trial");
+        drop(circuit.pass(&a).expect("one tries"));
+        let trial = circuit.pass(&b).expect("and was given up before an answer");
         tokio::time::advance(TRIAL).await;
-        assert!(circuit.pass(&key("b")).is_ok(), "the next one tries");
+        assert!(circuit.pass(&a).is_ok(), "one that hangs does not shut the store for good");
+        drop(trial);
     }
 }

@@ -121,7 +121,7 @@ impl Registry {
         let remote = admitted.request().remote.clone();
         let instance = self.instances.get(&remote.provider)?;
         let key = FetchKey { identity, remote };
-        self.setbacks.stands(&key, reference).or_else(|| instance.circuit.pass(&key).err())
+        self.setbacks.stands(&key, reference).or_else(|| instance.circuit.stands(&key))
     }
 
     /// Fetches what was admitted, together with everybody who asks for the same.
@@ -182,7 +182,7 @@ impl Ask {
         let Instance { adapter, slots, circuit } = &*self.instance;
         let _slot = slots.take(&self.namespace).await;
         let mut reserved = self.payloads.reserve(adapter.max_payload_bytes()).await;
-        circuit.pass(&self.key)?;
+        let _pass = circuit.pass(&self.key)?;
         let outcome = adapter.fetch(&self.key.remote, &self.key.identity).await.map_err(Arc::new);
         self.metrics.provider_request(adapter.name(), outcome.as_ref().map_or_else(|error| error.result(), |_| "ok"));
         self.note_trouble(circuit.note(&self.key, &outcome));
@@ -196,7 +196,7 @@ impl Ask {
             }
             Err(error) => {
                 let again_at = self.setbacks.note(&self.key, &error, self.seen_through);
-                Err(FetchError::answered(error, again_at))
+                Err(FetchError::answered(error, Some(again_at)))
             }
         }
     }
@@ -212,6 +212,7 @@ impl Ask {
             Change::Closed => {
                 tracing::info!(%provider, "the provider is back");
                 self.metrics.circuit(provider, false);
+                self.setbacks.store_is_back(provider);
                 self.changes.announce();
             }
         }

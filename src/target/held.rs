@@ -1,6 +1,6 @@
 //! What a Secret says of itself, and what follows from it. Pure.
 
-use std::time::Duration;
+use std::{cmp::Ordering, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -63,7 +63,7 @@ pub struct Asked {
     pub reference: Timestamp,
     /// The place of the request among others for the same Secret.
     pub since: Timestamp,
-    /// Of two of the same second it is not this one that counts, and nobody has to be told.
+    /// It does not change what the pods of its workload were given.
     pub gives_way: bool,
 }
 
@@ -118,11 +118,14 @@ pub(super) fn decide(held: &Held, wish: &Wish, freshness: Duration) -> Decision 
 
 /// Between pods of one workload the newest spec wins, and a tie stays.
 pub(super) fn by_age(held: &Held, wish: &Wish) -> Decision {
-    match held.spec_since.map(|since| wish.asked.since.cmp(&since)) {
-        None | Some(std::cmp::Ordering::Greater) => Decision::TakeOver,
-        Some(std::cmp::Ordering::Equal) if !wish.asked.gives_way => Decision::Tie,
-        Some(std::cmp::Ordering::Equal) => Decision::Superseded,
-        Some(std::cmp::Ordering::Less) => Decision::Superseded,
+    let Some(since) = held.spec_since else { return Decision::TakeOver };
+    if wish.asked.gives_way && wish.workload != Workload::ShortLived {
+        return Decision::Superseded;
+    }
+    match wish.asked.since.cmp(&since) {
+        Ordering::Greater => Decision::TakeOver,
+        Ordering::Equal => Decision::Tie,
+        Ordering::Less => Decision::Superseded,
     }
 }
 
@@ -258,6 +261,20 @@ mod tests {
         for (at, want) in [(99, Decision::TakeOver), (98, Decision::Tie)] {
             let wish = Wish { asked: Asked::by(second(50), Some(second(at))), ..wish() };
             assert_eq!(decide(&held, &wish, Duration::ZERO), want, "edited at {at}");
+        }
+    }
+
+    #[test]
+    fn a_running_pod_does_not_bring_an_edit_of_its_workload_but_jobs_stay_a_tie() {
+        let mut held = held();
+        held.source = "v1:aws:/b".into();
+        for (since, want) in [(91, Decision::Superseded), (90, Decision::Superseded)] {
+            let asked = Asked { gives_way: true, ..Asked::by(second(since), None) };
+            assert_eq!(decide(&held, &Wish { asked, ..wish() }, Duration::ZERO), want, "{since}");
+            held.workload = Some(Workload::ShortLived);
+            let jobs = Wish { asked, workload: Workload::ShortLived, ..wish() };
+            assert_ne!(decide(&held, &jobs, Duration::ZERO), Decision::Superseded, "{since}");
+            held.workload = Some(deployment("web"));
         }
     }
 

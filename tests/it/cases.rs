@@ -116,6 +116,26 @@ async fn a_store_in_trouble_is_asked_by_one_at_a_time_and_others_are_not_concern
 }
 
 #[tokio::test]
+async fn pods_that_want_one_source_of_a_store_that_is_down_share_its_retries() {
+    let scene = Scene::set().await;
+    let path = scene.store.seed("config", r#"{"A":"1"}"#).await;
+    scene.store.fail(&path, Fault::Status(503));
+    let names: Vec<String> = (0..30).map(|number| format!("web-{number}")).collect();
+    let pods = join_all(names.iter().map(|name| scene.pod(name).asks(&path, name).create())).await;
+    for pod in &pods {
+        scene.namespace.wait_for_event(pod, "SecretFetchFailed").await;
+    }
+    let before = scene.store.calls(&path);
+    scene.store.wait_for_calls(&path, before + 2).await;
+    let lines = scene.agent.log().into_iter().filter(|line| line["outcome"] == "failed").count();
+    assert!(lines > scene.store.calls(&path), "{lines} failures were told of fewer requests");
+    scene.store.heal(&path);
+    for name in &names {
+        scene.namespace.wait_for_data(name, [("A", "1")]).await;
+    }
+}
+
+#[tokio::test]
 async fn a_namespace_that_asks_for_much_leaves_room_for_others() {
     let scene = Scene::set().await;
     let paths = join_all((0..60).map(|_| scene.store.seed("greedy", r#"{"A":"1"}"#))).await;

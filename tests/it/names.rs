@@ -86,7 +86,7 @@ async fn a_deployment_changes_its_source_with_a_newer_pod_and_an_older_one_does_
     scene.settle().await;
     let told = scene.namespace.wait_for_events(&old, 2).await;
     let notes: Vec<_> = told.iter().filter_map(|event| event.note.as_deref()).collect();
-    assert!(notes.iter().any(|note| note.contains("follows a newer pod")), "{notes:?}");
+    assert!(notes.iter().any(|note| note.contains("follows another pod")), "{notes:?}");
     let third = scene.namespace.wait_for_data("app", [("A", "new")]).await;
     assert_eq!(third.metadata.resource_version, second.metadata.resource_version);
 }
