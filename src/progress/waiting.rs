@@ -48,7 +48,8 @@ impl Waiting {
             Some(at) => at.saturating_duration_since(now),
             None => delays.next(),
         };
-        let failures = due.failures.saturating_add(1);
+        // What stands from before was no attempt.
+        let failures = due.failures.saturating_add(u32::from(!error.is_remembered())).max(1);
         let verdict = Verdict { tell, retry_in, failures };
         let waiting = Self {
             reason: error.reason(),
