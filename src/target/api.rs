@@ -112,3 +112,40 @@ fn url(namespace: &str, name: Option<&str>, mode: Mode) -> String {
 fn unreachable(error: impl Into<crate::error::BoxError>) -> TargetError {
     TargetError::Unreachable { source: error.into() }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        provider::{Catalogue, Kind, ProviderName},
+        request,
+    };
+
+    proptest::proptest! {
+        /// Whatever a pod writes, its request is for its own namespace, or for nothing.
+        #[test]
+        fn no_request_reaches_another_namespace(
+            name in "([a-z./?#%@:\\\\ ]|kube-system|namespaces|secrets|\\.\\.){1,12}",
+            namespace in "[a-z][a-z0-9-]{0,10}[a-z]",
+            more in "(namespace|secretNamespace|url)?",
+        ) {
+            let catalogue = Catalogue::new([(ProviderName::for_test("aws"), Kind::AwsSecretsManager)]);
+            let mut asked = json!({"provider": "aws", "path": "a", "secretName": name});
+            if !more.is_empty() {
+                asked[more.as_str()] = json!("kube-system");
+            }
+            let asks = request::parse(&asked.to_string(), &catalogue).unwrap_or_default();
+            for request in asks.into_iter().flatten() {
+                let secret = request.secret_name.as_str();
+                for mode in [Mode::Store, Mode::DryRun] {
+                    let url = format!("https://api{}", url(&namespace, Some(secret), mode));
+                    let uri: http::Uri = url.parse().expect("a URL");
+                    let want = ["", "api", "v1", "namespaces", &namespace, "secrets", secret];
+                    proptest::prop_assert_eq!(uri.path().split('/').collect::<Vec<_>>(), want);
+                }
+            }
+        }
+    }
+}

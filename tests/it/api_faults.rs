@@ -6,6 +6,7 @@ mod namespaces;
 mod rights;
 mod starts;
 mod watches;
+mod workloads;
 mod writes;
 
 use std::time::Duration;

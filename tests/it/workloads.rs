@@ -69,6 +69,24 @@ async fn the_pods_own_annotation_wins_and_costs_no_read() {
     assert_eq!(scene.calls().await, calls([("update secrets (dry run)", 1), ("create secrets", 1)]));
 }
 
+#[tokio::test]
+async fn an_own_annotation_that_comes_and_goes_gives_way_to_the_workloads_and_back() {
+    let scene = Scene::set().await;
+    let path = scene.store.seed("config", r#"{"A":"1"}"#).await;
+    let stateful = scene.namespace.workload("StatefulSet", "db").await;
+    scene.namespace.annotate_workload(&stateful, SYNC, &request(&path, "inherited")).await;
+    let pod = scene.pod("db-0").owned_by(&stateful).create().await;
+    scene.namespace.wait_for_data("inherited", [("A", "1")]).await;
+    scene.namespace.annotate(&pod, SYNC, &request(&path, "own")).await;
+    scene.namespace.wait_for_data("own", [("A", "1")]).await;
+    let secrets = scene.namespace.api::<k8s_openapi::api::core::v1::Secret>();
+    secrets.delete("inherited", &Default::default()).await.expect("an administrator may delete it");
+    scene.namespace.remove_annotation(&pod, SYNC).await;
+    scene.namespace.wait_for_data("inherited", [("A", "1")]).await;
+    let reads = scene.calls().await.get("get statefulsets.apps").copied();
+    assert_eq!(reads, Some(1), "the workload was read once for this pod");
+}
+
 /// The old answer is for old pods: the time between edit and pod does not matter.
 #[tokio::test]
 async fn a_roll_out_right_after_an_edit_of_the_deployment_finds_the_edit() {
