@@ -191,6 +191,11 @@ impl Ask {
                 if self.setbacks.clear(&self.key) {
                     self.changes.announce();
                 }
+                if payload.len() > adapter.max_payload_bytes() {
+                    // Not the store's own limit, as in emulators. Others wait meanwhile: the slot is still ours.
+                    drop(reserved);
+                    reserved = self.payloads.reserve(payload.len()).await;
+                }
                 ByteBudget::shrink(&mut reserved, payload.len());
                 Ok(Fetched { payload, seen_through: self.seen_through, reserved })
             }
