@@ -184,11 +184,11 @@ impl Workloads {
         }
         match owner.kind.as_str() {
             "ReplicaSet" => {
-                let parent = controller_of::<ReplicaSet>(client, &namespace, name).await?;
+                let parent = metadata_of(client, &namespace, Kind::ReplicaSet, name).await?.and_then(controller);
                 Ok(parent.as_ref().map_or_else(|| Workload::of_owner(owner), Workload::of_owner))
             }
             "Job" => {
-                let parent = controller_of::<Job>(client, &namespace, name).await?;
+                let parent = metadata_of(client, &namespace, Kind::Job, name).await?.and_then(controller);
                 Ok(parent.as_ref().map_or(Workload::ShortLived, Workload::of_owner))
             }
             _ => Ok(Workload::of_owner(owner)),
@@ -203,37 +203,36 @@ impl Workloads {
         let (Some(client), Workload::LongLived { group, kind, name }) = (&self.client, workload) else {
             return Ok(true);
         };
-        let meta = match Kind::of(group, kind) {
-            Some(Kind::Deployment) => metadata::<Deployment>(client, namespace, name).await,
-            Some(Kind::StatefulSet) => metadata::<StatefulSet>(client, namespace, name).await,
-            Some(Kind::DaemonSet) => metadata::<DaemonSet>(client, namespace, name).await,
-            Some(Kind::ReplicaSet) => metadata::<ReplicaSet>(client, namespace, name).await,
-            Some(Kind::CronJob) => metadata::<CronJob>(client, namespace, name).await,
-            Some(Kind::Job) | None => return Ok(true),
-        };
-        Ok(meta?.is_some())
+        match Kind::of(group, kind) {
+            Some(Kind::Job) | None => Ok(true),
+            Some(kind) => Ok(metadata_of(client, namespace, kind, name).await?.is_some()),
+        }
     }
 }
 
-async fn controller_of<K>(
+/// The metadata of one workload, or `None` where it is not there.
+pub(crate) async fn metadata_of(
     client: &Client,
     namespace: &PodNamespace,
+    kind: Kind,
     name: &str,
-) -> Result<Option<OwnerReference>, kube::Error>
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + fmt::Debug,
-{
-    let owners =
-        metadata::<K>(client, namespace, name).await?.and_then(|meta| meta.owner_references).unwrap_or_default();
-    Ok(owners.into_iter().find(|owner| owner.controller == Some(true)))
+) -> kube::Result<Option<ObjectMeta>> {
+    match kind {
+        Kind::Deployment => metadata::<Deployment>(client, namespace, name).await,
+        Kind::ReplicaSet => metadata::<ReplicaSet>(client, namespace, name).await,
+        Kind::StatefulSet => metadata::<StatefulSet>(client, namespace, name).await,
+        Kind::DaemonSet => metadata::<DaemonSet>(client, namespace, name).await,
+        Kind::Job => metadata::<Job>(client, namespace, name).await,
+        Kind::CronJob => metadata::<CronJob>(client, namespace, name).await,
+    }
 }
 
-/// The metadata of one object, or `None` where it is not there.
-pub(crate) async fn metadata<K>(
-    client: &Client,
-    namespace: &PodNamespace,
-    name: &str,
-) -> Result<Option<ObjectMeta>, kube::Error>
+/// The owner that controls an object.
+pub(crate) fn controller(meta: ObjectMeta) -> Option<OwnerReference> {
+    meta.owner_references.into_iter().flatten().find(|owner| owner.controller == Some(true))
+}
+
+async fn metadata<K>(client: &Client, namespace: &PodNamespace, name: &str) -> Result<Option<ObjectMeta>, kube::Error>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + fmt::Debug,
 {

@@ -11,13 +11,7 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::{
-    api::{
-        apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet},
-        batch::v1::{CronJob, Job},
-    },
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
-};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 use tokio::time::Instant;
 
@@ -25,7 +19,7 @@ use crate::{
     annotations::MAX_ANNOTATION_BYTES,
     names::is_dns_subdomain,
     pod::{PodNamespace, PodView, SYNC_ANNOTATION},
-    workload::{Kind, Workload, metadata, tops},
+    workload::{Kind, Workload, controller, metadata_of, tops},
 };
 
 /// How long an answer is kept: it is for pods that were seen before, which ask at once.
@@ -96,9 +90,9 @@ fn bounded(text: &str) -> &str {
     &text[..text.floor_char_boundary(MAX_ANNOTATION_BYTES + 1)]
 }
 
-fn cron_job_of(job: &ObjectMeta) -> Option<Workload> {
-    let owner = job.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))?;
-    (owner.kind == "CronJob").then(|| Workload::of_owner(owner)).filter(|_| is_dns_subdomain(&owner.name))
+fn cron_job_of(job: ObjectMeta) -> Option<Workload> {
+    let owner = controller(job).filter(|owner| owner.kind == "CronJob" && is_dns_subdomain(&owner.name))?;
+    Some(Workload::of_owner(&owner))
 }
 
 impl WorkloadAnnotations {
@@ -141,13 +135,15 @@ impl WorkloadAnnotations {
     ) -> Result<Option<Inherited>, ReadError> {
         let mut candidates = VecDeque::from(candidates);
         while let Some((kind, workload)) = candidates.pop_front() {
-            match self.metadata(namespace, kind, &workload).await {
+            let Some(name) = workload.name() else { continue };
+            match metadata_of(&self.client, namespace, kind, name).await {
                 Ok(None) => {}
-                Ok(Some(meta)) if kind == Kind::Job && cron_job_of(&meta).is_some() => {
-                    candidates.extend(cron_job_of(&meta).map(|cron_job| (Kind::CronJob, cron_job)));
-                }
                 Ok(Some(mut meta)) => {
                     let text = meta.annotations.as_mut().and_then(|all| all.remove(SYNC_ANNOTATION));
+                    if let Some(cron_job) = (kind == Kind::Job).then(|| cron_job_of(meta)).flatten() {
+                        candidates.push_back((Kind::CronJob, cron_job));
+                        continue;
+                    }
                     return Ok(text.map(|text| Inherited { text: bounded(&text).into(), workload }));
                 }
                 Err(source) => {
@@ -157,25 +153,6 @@ impl WorkloadAnnotations {
             }
         }
         Ok(None)
-    }
-
-    async fn metadata(
-        &self,
-        namespace: &PodNamespace,
-        kind: Kind,
-        workload: &Workload,
-    ) -> kube::Result<Option<ObjectMeta>> {
-        let (client, Some(name)) = (&self.client, workload.name()) else {
-            return Ok(None);
-        };
-        match kind {
-            Kind::Deployment => metadata::<Deployment>(client, namespace, name).await,
-            Kind::ReplicaSet => metadata::<ReplicaSet>(client, namespace, name).await,
-            Kind::StatefulSet => metadata::<StatefulSet>(client, namespace, name).await,
-            Kind::DaemonSet => metadata::<DaemonSet>(client, namespace, name).await,
-            Kind::Job => metadata::<Job>(client, namespace, name).await,
-            Kind::CronJob => metadata::<CronJob>(client, namespace, name).await,
-        }
     }
 
     fn slot(&self, namespace: &PodNamespace, workload: &Workload) -> Slot {

@@ -184,29 +184,21 @@ impl Targets {
         let mut wish = Wish { source: admitted.request().source_id(), asked, workload: Workload::by_name(pod) };
         let secret_type = admitted.request().template.secret_type;
         let (mut turn, alone) = self.turns.take(&target).await;
-        if let Urgency::Replayed { seen_at } = urgency
-            && turn.as_ref().is_some_and(|seen| seen.asked_at >= seen_at && is_known_fresh(seen, &wish, self.freshness))
+        let known_fresh = turn.as_ref().filter(|seen| is_known_fresh(seen, &wish, self.freshness));
+        if let (Urgency::Replayed { seen_at }, Some(seen)) = (urgency, known_fresh)
+            && seen.asked_at >= seen_at
         {
             return Ok(Outcome::Fresh);
         }
-        let early = urgency == Urgency::Starting
-            && alone
-            && self.freshness.is_zero()
-            && !turn.as_ref().is_some_and(|seen| is_known_fresh(seen, &wish, self.freshness));
+        let early = urgency == Urgency::Starting && alone && self.freshness.is_zero() && known_fresh.is_none();
         let (mut value, mut ready) = (std::pin::pin!(maybe_done(value)), None);
         for _ in 0..TRIES {
             let asked_at = Instant::now();
             let meanwhile = (early && ready.is_none()).then_some(value.as_mut());
-            let held = match beside(self.probe(&target, secret_type), meanwhile).await? {
-                Found::Immutable => {
-                    if ready.is_none() {
-                        value.as_mut().await;
-                        ready = value.as_mut().take_output().transpose()?;
-                    }
-                    let Some(ready) = &ready else { break };
-                    return Ok(self.confirm(&target, secret_type, &wish, ready).await?);
-                }
-                Found::Absent => None,
+            let found = beside(self.probe(&target, secret_type), meanwhile).await?;
+            let is_immutable = matches!(found, Found::Immutable);
+            let held = match found {
+                Found::Absent | Found::Immutable => None,
                 Found::NamespaceGone => return Ok(Outcome::NamespaceGone),
                 Found::Ours(held) => {
                     if let Some(outcome) = self.settle(pod, &target, &held, &mut wish).await? {
@@ -221,6 +213,9 @@ impl Targets {
                 ready = value.as_mut().take_output().transpose()?;
             }
             let Some(ready) = &ready else { break };
+            if is_immutable {
+                return Ok(self.confirm(&target, secret_type, &wish, ready).await?);
+            }
             if let Some(outcome) = self.write(&target, admitted, &wish, held.as_ref(), ready).await? {
                 *turn = Some(Seen { source: wish.source, through: ready.seen_through, asked_at });
                 return Ok(outcome);

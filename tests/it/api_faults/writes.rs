@@ -5,7 +5,7 @@ use serde_json::json;
 use super::{SOON, behind_proxy, create, everything, probe, secrets, served_within, told, update};
 use crate::support::agent::AgentBuilder;
 use crate::support::api_proxy::{Refusal, Trouble};
-use crate::support::scene::{ALLOW_ALL, calls, later_than};
+use crate::support::scene::{ALLOW_ALL, Scene, calls, later_than};
 
 // ---- 409 ----
 
@@ -34,11 +34,7 @@ async fn a_create_that_another_agent_overtakes_leaves_one_secret_and_two_content
 #[tokio::test]
 async fn an_update_that_somebody_overtakes_is_made_anew() {
     let (proxy, scene) = behind_proxy().await;
-    let path = scene.store.seed("config", r#"{"A":"1"}"#).await;
-    scene.pod("web-1").asks(&path, "app").create().await;
-    let first = scene.namespace.wait_for_data("app", [("A", "1")]).await;
-    scene.store.put(&path, r#"{"A":"2"}"#).await;
-    later_than(&first).await;
+    let path = outdated(&scene).await;
     let held = proxy.fail(update(), Trouble::BlackHole);
     let pod = scene.pod("web-2").asks(&path, "app").create().await;
     held.hit(1).await;
@@ -175,11 +171,7 @@ async fn a_create_whose_answer_is_lost_is_found_by_the_next_look() {
 #[tokio::test]
 async fn an_update_whose_answer_is_lost_is_found_by_the_next_look() {
     let (proxy, scene) = behind_proxy().await;
-    let path = scene.store.seed("config", r#"{"A":"1"}"#).await;
-    scene.pod("web-1").asks(&path, "app").create().await;
-    let first = scene.namespace.wait_for_data("app", [("A", "1")]).await;
-    scene.store.put(&path, r#"{"A":"2"}"#).await;
-    later_than(&first).await;
+    let path = outdated(&scene).await;
     let lost = proxy.fail(update().times(1), Trouble::LostReply);
     let pod = scene.pod("web-2").asks(&path, "app").create().await;
     let event = scene.namespace.wait_for_event(&pod, "SecretSyncSuccess").await;
@@ -205,4 +197,14 @@ async fn a_probe_whose_answer_never_comes_is_given_up_and_made_anew() {
     scene.namespace.wait_for_event(&pod, "SecretSyncSuccess").await;
     assert_eq!(told(&scene, &pod).await, (1, 1));
     assert_eq!(scene.calls().await, calls([("update secrets (dry run)", 1), ("create secrets", 1)]));
+}
+
+/// A Secret `app` with the value 1, whose source has the value 2 since, for pods that come now; the path of that source.
+async fn outdated(scene: &Scene) -> String {
+    let path = scene.store.seed("config", r#"{"A":"1"}"#).await;
+    scene.pod("web-1").asks(&path, "app").create().await;
+    let first = scene.namespace.wait_for_data("app", [("A", "1")]).await;
+    scene.store.put(&path, r#"{"A":"2"}"#).await;
+    later_than(&first).await;
+    path
 }
