@@ -1,6 +1,6 @@
 //! Wiring: everything that runs in an agent, from start to end.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{fmt::Write as _, future::Future, sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use kube::Client;
@@ -10,14 +10,14 @@ use crate::{
     changes::Changes,
     clock::{ApiClock, SeenClock},
     config::Config,
-    error::BoxError,
+    error::{BoxError, chain},
     kubernetes::{self, ConnectError},
     limits::ByteBudget,
     metrics::Metrics,
     policy_file::{PolicyFile, PolicyFileError},
     probe::{self, Heartbeat, Probes},
     progress::Progress,
-    provider::{ProvidersError, Registry, read_instances},
+    provider::{ProvidersError, Registry, Validated, read_instances},
     reconcile::Context,
     report::Reporter,
     target::{Admission, TargetConfig, Targets},
@@ -75,19 +75,53 @@ impl Parts {
     }
 }
 
-/// Checks everything that can be checked without a request, and says what it found in one line.
+/// What `jasm-agent check` found.
+#[derive(Debug)]
+pub struct Checked {
+    /// For the operator.
+    pub text: String,
+    /// Whether each instance was reached.
+    pub all_reached: bool,
+}
+
+/// Checks flags, policy and providers as a start does, and tries each instance without reading a secret.
 ///
 /// # Errors
 /// [`StartError`], as the agent would end with.
-pub async fn check(config: &Config) -> Result<String, StartError> {
+pub async fn check(config: &Config) -> Result<Checked, StartError> {
     let parts = Parts::read(config, Arc::default()).await?;
-    let names: Vec<&str> = parts.registry.catalogue().names().collect();
-    let providers = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-    let left_out: String = parts.registry.left_out().iter().map(|what| format!("; not set up: {what}")).collect();
-    Ok(format!(
-        "the configuration is valid: policy rules: {}; providers: {providers}{left_out}",
-        parts.policy.current().len()
-    ))
+    let mut text = format!("the configuration is valid: policy rules: {}", parts.policy.current().len());
+    for what in parts.registry.left_out() {
+        // Writing into a text cannot fail.
+        let _ = write!(text, "; not set up: {what}");
+    }
+    let validated = parts.registry.validate().await;
+    text.push_str(&table(&validated));
+    Ok(Checked { text, all_reached: validated.iter().all(|one| one.outcome.is_ok()) })
+}
+
+/// One line for each instance, and what to do about those that were not reached.
+fn table(validated: &[Validated]) -> String {
+    if validated.is_empty() {
+        return "\nno provider is set up".to_owned();
+    }
+    let width = |of: fn(&Validated) -> usize| validated.iter().map(of).max().unwrap_or(0).max(8) + 2;
+    let (names, kinds) = (width(|one| one.name.as_str().len()), width(|one| one.kind.as_str().len()));
+    let mut text = format!("\n{:<names$}{:<kinds$}{:<11}{:<9}identity", "instance", "kind", "reachable", "latency");
+    let mut troubles = String::new();
+    for Validated { name, kind, outcome, took } in validated {
+        let (reached, identity) = match outcome {
+            Ok(identity) if identity.is_empty() => ("yes", "unknown"),
+            Ok(identity) => ("yes", identity.as_str()),
+            Err(_) => ("no", "-"),
+        };
+        let took = format!("{} ms", took.as_millis());
+        let _ = write!(text, "\n{:<names$}{:<kinds$}{reached:<11}{took:<9}{identity}", name.as_str(), kind.as_str());
+        if let Err(error) = outcome {
+            let _ = write!(troubles, "\n{name}: {}", chain(error));
+        }
+    }
+    text + &troubles
 }
 
 /// Runs until SIGTERM or SIGINT; then takes no more work, and finishes what is under way within 5 s.
@@ -116,7 +150,7 @@ pub async fn run(config: Config, metrics: Arc<Metrics>) -> Result<(), StartError
     tokio::select! {
         () = work => {}
         () = give_up_after(stop) => tracing::warn!("ending with work under way: it took more than {FINISH:?}"),
-        _ = futures::future::join4(admission.watch(), parts.policy.watch(), heartbeat.beat(), parts.registry.warm_up()) => {}
+        _ = futures::future::join4(admission.watch(), parts.policy.watch(), heartbeat.beat(), parts.registry.keep_ready()) => {}
     }
     // The last reporter went with the work, so that the queue ends once it is empty.
     if tokio::time::timeout(SEND_THE_REST, sending).await.is_err() {

@@ -67,7 +67,8 @@ pub struct Flags {
 
 #[derive(Debug, Clone, Copy, Subcommand)]
 enum Command {
-    /// Checks flags, policy and providers, and exits
+    /// Checks flags, policy and providers, tries each provider without reading a secret, and exits: 0, 1 where one was
+    /// not reached, 2 where the configuration cannot be used
     Check,
 }
 

@@ -76,7 +76,7 @@ fn no_case_is_there_twice() {
 fn walk(case: &Case, policy: &Policy) -> Outcome {
     let mut outcome = Outcome::default();
     let Some(text) = &case.text else { return outcome };
-    let catalogue = Catalogue::new([(ProviderName::for_test("aws-secretsmanager"), Kind::AwsSecretsManager)]);
+    let catalogue = Catalogue::new([(ProviderName::for_test("aws-secretsmanager"), Kind::for_test())]);
     let started = Instant::now();
     let parsed = request::parse(text, &catalogue);
     assert!(started.elapsed() < LIMIT, "parsing took {:?}", started.elapsed());
@@ -110,7 +110,7 @@ fn serve(case: &Case, ask: Ask, policy: &Policy, outcome: &mut Outcome) -> Resul
         // The one version that a new secret has.
         Some(_) if request.remote.version.as_ref().is_some_and(|version| version != "AWSCURRENT") => None,
         Some(Value::Text(text)) => Some(SecretPayload::new(text.clone().into_bytes(), "v")),
-        Some(Value::Bytes(bytes)) => Some(SecretPayload::binary(bytes.clone(), "v")),
+        Some(Value::Bytes(bytes)) => Some(SecretPayload::whole(bytes.clone(), "v")),
         None => None,
     };
     let Some(payload) = payload else { return Ok(Served::NothingInStore) };

@@ -234,16 +234,21 @@ mod tests {
         let (path, source) = (|| "a/b".to_owned(), || BoxError::from(FOREIGN));
         vec![
             ProviderError::NotFound { provider: provider(), path: path() },
-            ProviderError::Unreadable { provider: provider(), path: path(), source: source() },
+            ProviderError::Unreadable {
+                provider: provider(),
+                path: path(),
+                problem: "deletion scheduled?",
+                source: source(),
+            },
             ProviderError::AccessDenied {
                 provider: provider(),
                 path: path(),
-                action: "x:Get",
+                action: "x:Get on it".into(),
                 identity: "arn".into(),
                 source: source(),
             },
-            ProviderError::Credentials { provider: provider(), remedy: "check the role", source: source() },
-            ProviderError::Throttled { provider: provider(), source: source() },
+            ProviderError::Credentials { provider: provider(), remedy: "check the role".into(), source: source() },
+            ProviderError::Throttled { provider: provider(), retry_after: None, source: source() },
             ProviderError::Unavailable { provider: provider(), source: source() },
             ProviderError::Invalid { provider: provider(), path: path(), problem: "p", source: Some(source()) },
         ]
@@ -354,7 +359,11 @@ mod tests {
 
     #[test]
     fn the_chain_says_each_thing_once() {
-        let error = ProviderError::Throttled { provider: ProviderName::for_test("aws"), source: FOREIGN.into() };
+        let error = ProviderError::Throttled {
+            provider: ProviderName::for_test("aws"),
+            retry_after: None,
+            source: FOREIGN.into(),
+        };
         let error = answered(error);
         let want = format!("aws throttles requests; the agent retries with backoff: {FOREIGN}");
         assert_eq!(chain(&error), want);

@@ -8,7 +8,7 @@ use std::{
 
 use clap::Parser;
 use jasm::{
-    agent,
+    agent::{self, Checked},
     config::{Config, Flags},
     error::chain,
     journald::Journal,
@@ -18,6 +18,8 @@ use jasm::{
 
 /// Configuration that cannot be used.
 const MISUSE: u8 = 2;
+/// `check` found the configuration valid, and a store that it did not reach.
+const UNREACHED: u8 = 1;
 
 fn main() -> ExitCode {
     let config = match Config::try_from(Flags::parse()) {
@@ -33,9 +35,9 @@ fn main() -> ExitCode {
     runtime.block_on(async {
         if config.check {
             return match agent::check(&config).await {
-                Ok(found) => {
-                    let _ = writeln!(stdout(), "{found}");
-                    ExitCode::SUCCESS
+                Ok(Checked { text, all_reached }) => {
+                    let _ = writeln!(stdout(), "{text}");
+                    if all_reached { ExitCode::SUCCESS } else { ExitCode::from(UNREACHED) }
                 }
                 Err(error) => end(&error),
             };

@@ -289,7 +289,7 @@ mod tests {
     };
 
     fn asking(path: &str) -> SecretRequest {
-        let catalogue = Catalogue::new([(ProviderName::for_test("aws-secretsmanager"), Kind::AwsSecretsManager)]);
+        let catalogue = Catalogue::new([(ProviderName::for_test("aws-secretsmanager"), Kind::for_test())]);
         let text = serde_json::json!({"provider": "aws-secretsmanager", "path": path, "secretName": "x"}).to_string();
         request::parse(&text, &catalogue).expect("a request").remove(0).expect("a valid one")
     }

@@ -261,14 +261,14 @@ fn check(raw: RawRequest, catalogue: &Catalogue) -> Result<SecretRequest, Reques
             written: raw.provider,
         });
     };
-    kind.check_path(&raw.path).map_err(|problem| invalid(format!("field `path` {problem}")))?;
+    let path = kind.check_path(&raw.path).map_err(|problem| invalid(format!("field `path` {problem}")))?;
     if let Some(version) = &raw.version {
-        kind.check_version(version).map_err(|problem| invalid(format!("field `version` {problem}")))?;
+        kind.check_version(&path, version).map_err(|problem| invalid(format!("field `version` {problem}")))?;
     }
     let provider = provider.clone();
     let secret_name = check_secret_name(&raw.secret_name)?;
     let template = check_template(&raw)?;
-    Ok(SecretRequest { remote: RemoteRef { provider, path: raw.path, version: raw.version }, secret_name, template })
+    Ok(SecretRequest { remote: RemoteRef { provider, path, version: raw.version }, secret_name, template })
 }
 
 fn check_secret_name(name: &str) -> Result<SecretName, AnnotationError> {
@@ -342,7 +342,7 @@ mod tests {
     use crate::provider::Kind;
 
     fn catalogue() -> Catalogue {
-        Catalogue::new([(ProviderName::for_test("aws-secretsmanager"), Kind::AwsSecretsManager)])
+        Catalogue::new([(ProviderName::for_test("aws-secretsmanager"), Kind::for_test())])
     }
 
     /// A request with these fields changed or added.
@@ -445,7 +445,7 @@ mod tests {
     fn source_ids_equal_the_golden_file() {
         let vectors = include_str!("../tests/golden/source_ids.txt").lines().filter(|line| !line.starts_with('#'));
         let catalogue = Catalogue::new(
-            ["aws-secretsmanager", "aws-eu"].map(|name| (ProviderName::for_test(name), Kind::AwsSecretsManager)),
+            ["aws-secretsmanager", "aws-eu"].map(|name| (ProviderName::for_test(name), Kind::for_test())),
         );
         for line in vectors {
             let (request, want) = line.split_once(" => ").expect("request => id");

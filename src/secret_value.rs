@@ -10,24 +10,25 @@ use zeroize::Zeroizing;
 /// which only `mapping` and `provider/*` call.
 pub struct SecretPayload {
     bytes: Zeroizing<Vec<u8>>,
-    binary: bool,
+    whole: bool,
     version: String,
 }
 
 impl SecretPayload {
     /// Takes ownership of a text and of the store's own id of its version (never a hash of the value).
     pub fn new(text: Vec<u8>, version: impl Into<String>) -> Self {
-        Self { bytes: Zeroizing::new(text), binary: false, version: version.into() }
+        Self { bytes: Zeroizing::new(text), whole: false, version: version.into() }
     }
 
-    /// The same for a value that the store calls binary: it is not taken apart unless that is asked for.
-    pub fn binary(bytes: Vec<u8>, version: impl Into<String>) -> Self {
-        Self { binary: true, ..Self::new(bytes, version) }
+    /// The same for a value that is one key unless the annotation asks for more: one that the store calls binary, or a
+    /// parameter, of which each is one setting.
+    pub fn whole(bytes: Vec<u8>, version: impl Into<String>) -> Self {
+        Self { whole: true, ..Self::new(bytes, version) }
     }
 
-    /// Whether the store calls it binary.
-    pub fn is_binary(&self) -> bool {
-        self.binary
+    /// Whether it is taken apart only where that is asked for.
+    pub fn is_whole(&self) -> bool {
+        self.whole
     }
 
     /// The value itself.

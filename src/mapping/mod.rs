@@ -123,7 +123,12 @@ pub fn map(template: &Template, payload: &SecretPayload) -> Result<SecretData, M
 /// What the data of a payload takes in memory at most, in bytes: many small keys take far more than their text, and one
 /// key of the source can be chosen many times.
 pub fn memory_of(template: &Template, payload: &SecretPayload) -> usize {
-    if template.format == Format::Raw || payload.is_binary() {
+    let one_key = match template.format {
+        Format::Raw => true,
+        Format::Auto => template.keys.is_none() && payload.is_whole(),
+        Format::Json => false,
+    };
+    if one_key {
         return payload.len() + BYTES_OF_A_KEY;
     }
     let colons = || payload.expose().iter().filter(|byte| **byte == b':').count();
@@ -158,7 +163,7 @@ impl Collected {
 /// A text that begins as a JSON object has to be one: a value that was cut short at the source must not become one key
 /// in place of many.
 fn begins_as_object(payload: &SecretPayload) -> bool {
-    !payload.is_binary() && payload.expose().trim_ascii_start().first() == Some(&b'{')
+    !payload.is_whole() && payload.expose().trim_ascii_start().first() == Some(&b'{')
 }
 
 fn one_key(template: &Template, payload: &SecretPayload) -> Result<SecretData, MappingError> {
@@ -289,10 +294,10 @@ mod tests {
         for (case, template, text, want) in cases {
             assert_eq!(map_by(template, text), want, "case: {case}");
         }
-        let binary = |template| shown(map(template, &SecretPayload::binary(br#"{"a":"b"}"#.to_vec(), "v")));
+        let binary = |template| shown(map(template, &SecretPayload::whole(br#"{"a":"b"}"#.to_vec(), "v")));
         assert_eq!(binary(&auto), one("value", r#"{"a":"b"}"#), "binary is not looked into");
         assert_eq!(binary(&by(Format::Json, "value")), one("a", "b"), "unless that is asked for");
-        let bytes = map(&auto, &SecretPayload::binary(vec![0, 255], "v")).expect("data");
+        let bytes = map(&auto, &SecretPayload::whole(vec![0, 255], "v")).expect("data");
         assert_eq!(bytes.get("value"), Some([0, 255].as_slice()));
     }
 

@@ -1,6 +1,6 @@
 //! One circuit for each instance: a store that is in trouble is not asked by every pod.
 //!
-//! Once several sources failed one after the other, none of these is asked for a while (backoff with jitter); then one
+//! Once several sources of several namespaces failed one after the other, none of these is asked for a while (backoff with jitter); then one
 //! request goes through, and what becomes of it decides for all of them. A source that did not fail is asked as ever, and
 //! any answer shows that the store is back. Each source has its own pauses besides (`setbacks`). Other instances are not
 //! concerned at all.
@@ -13,15 +13,17 @@ use std::{
 use tokio::time::{Duration, Instant};
 
 use super::{FetchError, FetchKey, ProviderError};
-use crate::{delays::Delays, error::Retry};
+use crate::{delays::Delays, error::Retry, pod::PodNamespace};
 
-/// Failures in a row after which the store counts as being in trouble, and how many sources they have to be of.
+/// Failures in a row after which the store counts as being in trouble, and of how many sources and namespaces they have
+/// to be: neither one broken source nor one tenant is the store.
 const FAILURES: usize = 5;
 const SOURCES: usize = 3;
+const NAMESPACES: usize = 2;
 /// Sources that are remembered to have failed; further ones are asked as ever.
 const REMEMBERED: usize = 1024;
-/// How long others wait for the one request that tries, at most: it takes at most two operations of 4 s each.
-const TRIAL: Duration = Duration::from_secs(10);
+/// How long others wait for the one request that tries, at most: longer than it can take.
+const TRIAL: Duration = Duration::from_secs(12);
 /// Those who wait come back within so long after the pause: the first one tries, the others see that.
 const SPREAD: Duration = Duration::from_secs(1);
 
@@ -33,13 +35,14 @@ pub(super) struct Circuit(Mutex<State>);
 struct State {
     failures: usize,
     failed: HashSet<FetchKey>,
+    /// Whose they were; no more than have to be.
+    namespaces: HashSet<PodNamespace>,
     open: Option<Open>,
 }
 
 #[derive(Debug)]
 struct Open {
     error: Arc<ProviderError>,
-    retry: Retry,
     delays: Delays,
     until: Instant,
     /// The one that tries.
@@ -96,14 +99,21 @@ impl Circuit {
         Ok(Pass { circuit: self, key })
     }
 
-    /// Notes what the store answered: an answer about one source shows that the store works, also where it is "no".
-    pub(super) fn note<T>(&self, key: &FetchKey, outcome: &Result<T, Arc<ProviderError>>) -> Change {
+    /// Notes what the store answered for a pod of `namespace`. No connection, no answer in time and 5xx are failures. Any
+    /// other answer about one source shows that the store works, also where it is "no"; that it asks for patience, or
+    /// refuses credentials, says nothing either way.
+    pub(super) fn note<T>(
+        &self,
+        key: &FetchKey,
+        namespace: &PodNamespace,
+        outcome: &Result<T, Arc<ProviderError>>,
+    ) -> Change {
         let mut state = self.state();
-        let trouble = outcome.as_ref().err().filter(|error| error.retry().is_trouble());
-        match trouble {
-            Some(error) => state.failed(key, error),
-            None if std::mem::take(&mut *state).open.is_some() => Change::Closed,
-            None => Change::None,
+        match outcome {
+            Err(error) if error.retry() == Retry::Transient => state.failed(key, namespace, error),
+            Err(error) if error.retry() == Retry::Throttled => Change::None,
+            _ if std::mem::take(&mut *state).open.is_some() => Change::Closed,
+            _ => Change::None,
         }
     }
 
@@ -113,16 +123,24 @@ impl Circuit {
 }
 
 impl State {
+    fn is_the_store(&self) -> bool {
+        self.failures >= FAILURES && self.failed.len() >= SOURCES && self.namespaces.len() >= NAMESPACES
+    }
+
     fn stands(&self, key: &FetchKey) -> Option<FetchError> {
         let open = self.open.as_ref().filter(|open| Instant::now() < open.until && self.failed.contains(key))?;
         Some(FetchError::waits(Arc::clone(&open.error), open.until + SPREAD.mul_f64(fastrand::f64())))
     }
 
-    fn failed(&mut self, key: &FetchKey, error: &Arc<ProviderError>) -> Change {
+    fn failed(&mut self, key: &FetchKey, namespace: &PodNamespace, error: &Arc<ProviderError>) -> Change {
         self.failures = self.failures.saturating_add(1);
         if self.failed.len() < REMEMBERED {
             self.failed.insert(key.clone());
         }
+        if self.namespaces.len() < NAMESPACES {
+            self.namespaces.insert(namespace.clone());
+        }
+        let is_the_store = self.is_the_store();
         match &mut self.open {
             Some(open) if open.trial.as_ref() == Some(key) => {
                 open.fail_again(error);
@@ -130,11 +148,10 @@ impl State {
             }
             // Asked before it opened, or for the first time since.
             Some(_) => Change::None,
-            None if self.failures >= FAILURES && self.failed.len() >= SOURCES => {
-                let retry = error.retry();
-                let mut delays = Delays::new(retry);
+            None if is_the_store => {
+                let mut delays = Delays::new(Retry::Transient);
                 let until = Instant::now() + delays.next();
-                self.open = Some(Open { error: Arc::clone(error), retry, delays, until, trial: None });
+                self.open = Some(Open { error: Arc::clone(error), delays, until, trial: None });
                 Change::Opened
             }
             None => Change::None,
@@ -144,10 +161,6 @@ impl State {
 
 impl Open {
     fn fail_again(&mut self, error: &Arc<ProviderError>) {
-        if self.retry != error.retry() {
-            self.retry = error.retry();
-            self.delays = Delays::new(self.retry);
-        }
         self.error = Arc::clone(error);
         self.until = Instant::now() + self.delays.next();
         self.trial = None;
@@ -168,6 +181,15 @@ mod tests {
         FetchKey { identity: Identity::Agent, remote: SecretRequest::for_test("aws", path, "x").remote }
     }
 
+    fn team(name: &str) -> PodNamespace {
+        PodNamespace::for_test(name)
+    }
+
+    fn throttled() -> Outcome {
+        let provider = ProviderName::for_test("aws");
+        Err(Arc::new(ProviderError::Throttled { provider, retry_after: None, source: "x".into() }))
+    }
+
     fn down() -> Outcome {
         let provider = ProviderName::for_test("aws");
         Err(Arc::new(ProviderError::Unavailable { provider, source: "x".into() }))
@@ -181,9 +203,9 @@ mod tests {
     fn opened() -> Circuit {
         let circuit = Circuit::default();
         for path in ["a", "b", "c", "a"] {
-            assert_eq!(circuit.note(&key(path), &down()), Change::None);
+            assert_eq!(circuit.note(&key(path), &team("one"), &down()), Change::None);
         }
-        assert_eq!(circuit.note(&key("b"), &down()), Change::Opened);
+        assert_eq!(circuit.note(&key("b"), &team("other"), &down()), Change::Opened);
         circuit
     }
 
@@ -198,32 +220,54 @@ mod tests {
         tokio::time::sleep_until(until(&circuit, "a")).await;
         let trial = circuit.pass(&a).expect("one tries");
         assert!(circuit.pass(&b).is_err(), "the others wait");
-        assert_eq!(circuit.note(&a, &down()), Change::None, "still in trouble");
+        assert_eq!(circuit.note(&a, &team("one"), &down()), Change::None, "still in trouble");
         drop(trial);
         tokio::time::sleep_until(until(&circuit, "a")).await;
         let trial = circuit.pass(&b).expect("the next one tries");
-        assert_eq!(circuit.note(&b, &Ok(())), Change::Closed);
+        assert_eq!(circuit.note(&b, &team("one"), &Ok(())), Change::Closed);
         drop(trial);
         assert!(["a", "b", "c"].iter().all(|path| circuit.stands(&key(path)).is_none()), "all may ask");
-        assert_eq!(circuit.note(&a, &down()), Change::None, "counted anew");
+        assert_eq!(circuit.note(&a, &team("one"), &down()), Change::None, "counted anew");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_few_broken_sources_are_nobody_elses_trouble() {
         let circuit = Circuit::default();
         for _ in 0..100 {
-            assert_eq!(circuit.note(&key("broken"), &down()), Change::None, "one source is not the store");
+            assert_eq!(
+                circuit.note(&key("broken"), &team("one"), &down()),
+                Change::None,
+                "one source is not the store"
+            );
+        }
+        for path in ["a", "b", "c", "d", "e", "f"] {
+            assert_eq!(circuit.note(&key(path), &team("one"), &down()), Change::None, "one tenant is not the store");
+        }
+        let circuit = Circuit::default();
+        for number in 0..100 {
+            let (path, team) = (number.to_string(), team(&number.to_string()));
+            assert_eq!(
+                circuit.note(&key(&path), &team, &throttled()),
+                Change::None,
+                "it asks for patience, and answers"
+            );
         }
         let circuit = opened();
+        assert_eq!(
+            circuit.note(&key("a"), &team("one"), &throttled()),
+            Change::None,
+            "which is no sign of health either"
+        );
+        assert!(circuit.stands(&key("b")).is_some(), "still open");
         assert!(circuit.pass(&key("good")).is_ok(), "also while the circuit is open");
-        assert_eq!(circuit.note(&key("good"), &absent()), Change::Closed, "a no is an answer");
+        assert_eq!(circuit.note(&key("good"), &team("one"), &absent()), Change::Closed, "a no is an answer");
     }
 
     #[tokio::test(start_paused = true)]
     async fn requests_that_were_under_way_when_it_opened_do_not_lengthen_the_pause() {
         let circuit = opened();
         for number in 0..40 {
-            circuit.note(&key(&number.to_string()), &down());
+            circuit.note(&key(&number.to_string()), &team("one"), &down());
         }
         let pause = until(&circuit, "a").duration_since(Instant::now());
         assert!(pause <= Duration::from_millis(200) + SPREAD, "{pause:?}");

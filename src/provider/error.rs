@@ -1,6 +1,6 @@
 //! What can go wrong at a store, classified once for retries, Events and metrics.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -22,25 +22,27 @@ pub enum ProviderError {
         path: String,
     },
     /// The secret is scheduled for deletion, or in another state in which it cannot be read.
-    #[error("{provider} cannot give out {} in its present state (deletion scheduled?): restore it, or ask for another", quoted(.path))]
+    #[error("{provider} cannot give out {} in its present state ({problem}): restore it, or ask for another", quoted(.path))]
     Unreadable {
         /// The instance that was asked.
         provider: ProviderName,
         /// What was asked for.
         path: String,
+        /// The state.
+        problem: &'static str,
         /// What the store said.
         #[source]
         source: BoxError,
     },
     /// The store knows the caller and says no.
-    #[error("{provider} denied access to {}: grant {action} on it to {}", quoted(.path), shown(.identity))]
+    #[error("{provider} denied access to {}: grant {action} to {}", quoted(.path), shown(.identity))]
     AccessDenied {
         /// The instance that was asked.
         provider: ProviderName,
         /// What was asked for.
         path: String,
         /// The right to grant, in the store's terms.
-        action: &'static str,
+        action: Cow<'static, str>,
         /// Who asked, in the store's terms; `unknown` where the store did not say.
         identity: String,
         /// What the store said.
@@ -53,7 +55,7 @@ pub enum ProviderError {
         /// The instance that was asked.
         provider: ProviderName,
         /// What to do.
-        remedy: &'static str,
+        remedy: Cow<'static, str>,
         /// What the store or the SDK said.
         #[source]
         source: BoxError,
@@ -63,6 +65,8 @@ pub enum ProviderError {
     Throttled {
         /// The instance that was asked.
         provider: ProviderName,
+        /// How long the store wants to be left alone, where it says so.
+        retry_after: Option<Duration>,
         /// What the store said.
         #[source]
         source: BoxError,

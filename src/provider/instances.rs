@@ -6,22 +6,31 @@ use serde::Deserialize;
 use serde_yaml::{Mapping, Value};
 
 use super::{
-    Kind, ProviderName, SecretProvider,
-    aws_secrets_manager::{self, AwsSecretsManager},
+    ProviderName, SecretProvider,
+    http::Http,
+    kind::{BuildError, Common, Kind, Settings},
 };
+use crate::annotations::did_you_mean;
+
+const MAX_CONCURRENCY: usize = 256;
 
 /// One entry of `providers.yaml`.
 #[derive(Debug)]
 pub struct InstanceConfig {
-    pub(super) name: ProviderName,
-    settings: Settings,
+    name: ProviderName,
+    kind: Kind,
+    settings: Box<dyn Settings>,
+    allow_insecure: bool,
+    concurrency: usize,
     /// One that the operator did not write down: left out where the environment does not set it up.
-    pub(super) is_default: bool,
+    is_default: bool,
 }
 
+/// An adapter, and how many requests it may have under way.
 #[derive(Debug)]
-enum Settings {
-    AwsSecretsManager(aws_secrets_manager::Settings),
+pub(super) struct Built {
+    pub(super) adapter: Arc<dyn SecretProvider>,
+    pub(super) concurrency: usize,
 }
 
 /// A providers file that cannot be used.
@@ -38,23 +47,35 @@ struct ProvidersFile {
     providers: Vec<Mapping>,
 }
 
+/// What an entry of whatever kind may say beside its kind's own settings.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct CommonSettings {
+    #[serde(default)]
+    allow_insecure: bool,
+    concurrency: Option<usize>,
+}
+
 /// Reads the operator's file; where there is none, the default instances with settings from the SDK's environment.
 ///
 /// # Errors
-/// [`ProvidersError`] names the file, the instance and what is wrong with it.
+/// [`ProvidersError`] names the file, the instance and what is wrong with it, with the line where it can be found.
 pub fn read_instances(file: &Path) -> Result<Vec<InstanceConfig>, ProvidersError> {
     let fail = |problem: String| ProvidersError { file: file.display().to_string(), problem };
-    let text = match std::fs::read_to_string(file) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return default_instances().map_err(fail),
-        Err(error) => return Err(fail(error.to_string())),
-    };
-    let parsed: ProvidersFile = serde_yaml::from_str(&text).map_err(|error| fail(error.to_string()))?;
+    match std::fs::read_to_string(file) {
+        Ok(text) => parse(&text).map_err(fail),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => default_instances().map_err(fail),
+        Err(error) => Err(fail(error.to_string())),
+    }
+}
+
+fn parse(text: &str) -> Result<Vec<InstanceConfig>, String> {
+    let parsed: ProvidersFile = serde_yaml::from_str(text).map_err(|error| with_near_miss(&error.to_string()))?;
     let mut instances: Vec<InstanceConfig> = Vec::new();
-    for entry in parsed.providers {
-        let instance = parse_instance(entry).map_err(fail)?;
+    for (number, entry) in parsed.providers.into_iter().enumerate() {
+        let instance = parse_instance(entry, number + 1, text)?;
         if instances.iter().any(|other| other.name == instance.name) {
-            return Err(fail(format!("two instances are called {}; give each a name of its own", instance.name)));
+            return Err(format!("two instances are called {}; give each a name of its own", instance.name));
         }
         instances.push(instance);
     }
@@ -62,28 +83,77 @@ pub fn read_instances(file: &Path) -> Result<Vec<InstanceConfig>, ProvidersError
 }
 
 fn default_instances() -> Result<Vec<InstanceConfig>, String> {
-    Ok(vec![InstanceConfig {
-        name: ProviderName::try_from("aws-secretsmanager".to_owned())?,
-        settings: Settings::AwsSecretsManager(aws_secrets_manager::Settings::default()),
-        is_default: true,
-    }])
+    let all = Kind::defaults().map(|kind| {
+        Ok(InstanceConfig {
+            name: ProviderName::try_from(kind.as_str().to_owned())?,
+            kind,
+            settings: kind.settings(Value::Mapping(Mapping::new())).map_err(|error| error.to_string())?,
+            allow_insecure: false,
+            concurrency: kind.concurrency(),
+            is_default: true,
+        })
+    });
+    all.collect()
 }
 
-/// Takes `name` and `kind` out, and leaves the rest to the kind's own settings, which know every field they have.
-fn parse_instance(mut entry: Mapping) -> Result<InstanceConfig, String> {
+/// Takes out what is common to all kinds, and leaves the rest to the kind's own settings, which know every field they
+/// have.
+fn parse_instance(mut entry: Mapping, number: usize, text: &str) -> Result<InstanceConfig, String> {
     let name = match entry.remove("name") {
         Some(Value::String(name)) => ProviderName::try_from(name)?,
-        _ => return Err("an instance has no `name`".to_owned()),
+        _ => return Err(format!("instance {number} has no `name`")),
     };
-    let kind = entry.remove("kind").ok_or_else(|| format!("instance {name} has no `kind`"))?;
-    let at = |error: serde_yaml::Error| format!("instance {name}: {error}");
-    let kind: Kind = serde_yaml::from_value(kind).map_err(at)?;
-    let settings = match kind {
-        Kind::AwsSecretsManager => {
-            Settings::AwsSecretsManager(serde_yaml::from_value(Value::Mapping(entry)).map_err(at)?)
+    let at = |problem: String| format!("instance {name}{}: {}", place(text, &name, &problem), with_near_miss(&problem));
+    let kind = match entry.remove("kind") {
+        Some(Value::String(kind)) => kind_of(&kind).map_err(at)?,
+        _ => return Err(at("has no `kind`".to_owned())),
+    };
+    let mut common = Mapping::new();
+    for field in ["allowInsecure", "concurrency"] {
+        if let Some(value) = entry.remove(field) {
+            common.insert(field.into(), value);
         }
+    }
+    let read = |error: serde_yaml::Error| at(error.to_string());
+    let common: CommonSettings = serde_yaml::from_value(Value::Mapping(common)).map_err(read)?;
+    let concurrency = common.concurrency.unwrap_or(kind.concurrency());
+    if !(1..=MAX_CONCURRENCY).contains(&concurrency) {
+        return Err(at(format!("`concurrency` must be 1 to {MAX_CONCURRENCY}")));
+    }
+    let settings = kind.settings(Value::Mapping(entry)).map_err(read)?;
+    Ok(InstanceConfig { name, kind, settings, allow_insecure: common.allow_insecure, concurrency, is_default: false })
+}
+
+fn kind_of(written: &str) -> Result<Kind, String> {
+    Kind::of(written).map_err(|known| {
+        let near = did_you_mean(written, known.iter().copied());
+        format!("unknown kind {written:?}{near}; this build has {}", known.join(", "))
+    })
+}
+
+/// Where in the file the field stands that an error names; else the instance's name. The parser of a kind's settings
+/// does not know lines any more.
+fn place(text: &str, name: &ProviderName, problem: &str) -> String {
+    let holds = |line: &str, word: &str| {
+        let mut words = line.split(|c: char| !(c.is_alphanumeric() || "-_".contains(c)));
+        words.any(|found| found == word)
     };
-    Ok(InstanceConfig { name, settings, is_default: false })
+    let Some(start) = text.lines().position(|line| holds(line, "name") && holds(line, name.as_str())) else {
+        return String::new();
+    };
+    // The name may stand in the middle of its entry, and the field before it: then the line is that of the name.
+    let field = problem.split('`').nth(1).unwrap_or_default();
+    let found = text.lines().skip(start).position(|line| !field.is_empty() && holds(line, field));
+    format!(" (line {})", start + found.unwrap_or(0) + 1)
+}
+
+/// Adds what was meant, where the text says what a field could have been.
+fn with_near_miss(problem: &str) -> String {
+    let words: Vec<&str> = problem.split('`').skip(1).step_by(2).collect();
+    match (problem.contains("unknown field"), words.split_first()) {
+        (true, Some((written, known))) => format!("{problem}{}", did_you_mean(written, known.iter().copied())),
+        _ => problem.to_owned(),
+    }
 }
 
 impl InstanceConfig {
@@ -92,20 +162,24 @@ impl InstanceConfig {
         &self.name
     }
 
-    pub(super) fn kind(&self) -> Kind {
-        match self.settings {
-            Settings::AwsSecretsManager(_) => Kind::AwsSecretsManager,
-        }
+    /// Its kind of store.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    pub(super) fn is_default(&self) -> bool {
+        self.is_default
     }
 
     /// Builds the adapter; makes no request.
-    pub(super) async fn build(self) -> Result<Arc<dyn SecretProvider>, String> {
-        match self.settings {
-            Settings::AwsSecretsManager(settings) => {
-                let provider = AwsSecretsManager::new(self.name, settings).await?;
-                Ok(Arc::new(provider))
-            }
+    pub(super) async fn build(self, http: &Http) -> Result<Built, BuildError> {
+        let Self { name, settings, allow_insecure, concurrency, .. } = self;
+        if allow_insecure {
+            let risk = "values and credentials may be sent without TLS (allowInsecure)";
+            tracing::warn!(provider = %name, risk, "not for production");
         }
+        let common = Common { name, allow_insecure, concurrency, http: http.clone() };
+        Ok(Built { adapter: settings.build(common).await?, concurrency })
     }
 }
 
@@ -130,7 +204,10 @@ mod tests {
     #[test]
     fn an_absent_file_gives_the_default_instances() {
         let got = read_instances(Path::new("/nonexistent/providers.yaml")).expect("defaults");
-        assert_eq!(got.iter().map(|instance| instance.name().as_str()).collect::<Vec<_>>(), ["aws-secretsmanager"]);
+        assert_eq!(
+            got.iter().map(|instance| instance.name().as_str()).collect::<Vec<_>>(),
+            ["aws-secretsmanager", "aws-ssm"]
+        );
     }
 
     #[test]
@@ -138,12 +215,24 @@ mod tests {
         let cases = [
             ("no name", "providers: [{kind: aws-secretsmanager}]", "has no `name`"),
             ("bad name", "providers: [{name: A_B, kind: aws-secretsmanager}]", "must be 1 to 63"),
-            ("no kind", "providers: [{name: a}]", "instance a has no `kind`"),
-            ("unknown kind", "providers: [{name: a, kind: gcp}]", "instance a: unknown variant `gcp`"),
+            ("no kind", "providers: [{name: a}]", "instance a (line 1): has no `kind`"),
+            (
+                "unknown kind",
+                "providers: [{name: a, kind: gcp}]",
+                "instance a (line 1): unknown kind \"gcp\"; this build has",
+            ),
+            ("near kind", "providers: [{name: a, kind: aws-smm}]", "did you mean `aws-ssm`?"),
             (
                 "unknown field",
-                "providers: [{name: a, kind: aws-secretsmanager, regoin: x}]",
-                "instance a: unknown field `regoin`",
+                "providers:\n- name: b\n  kind: aws-ssm\n- name: a\n  kind: aws-secretsmanager\n  regoin: x",
+                "instance a (line 6): unknown field `regoin`",
+            ),
+            ("near field", "providers: [{name: a, kind: aws-secretsmanager, regoin: x}]", "did you mean `region`?"),
+            ("concurrency", "providers: [{name: a, kind: aws-ssm, concurrency: 0}]", "must be 1 to 256"),
+            (
+                "wrong type",
+                "providers: [{name: a, kind: aws-ssm, allowInsecure: 1}]",
+                "instance a (line 1): invalid type: integer `1`, expected a boolean",
             ),
             (
                 "same name",

@@ -1,16 +1,28 @@
 //! The stores. One adapter per file behind [`SecretProvider`]; retries, deduplication and logging live outside them.
 
-mod aws_secrets_manager;
+#[cfg(feature = "aws")]
+mod aws;
+#[cfg(feature = "azure")]
+mod azure_key_vault;
+#[cfg(feature = "aws")]
+mod batch;
 mod circuit;
-mod credentials;
 mod error;
+mod file;
+mod http;
 mod in_flight;
 mod instances;
+mod kind;
+#[cfg(feature = "aws")]
+mod pace;
 mod registry;
 mod setbacks;
 mod slots;
+mod throttle;
+#[cfg(feature = "vault")]
+mod vault;
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use async_trait::async_trait;
 use serde::Deserialize;
@@ -18,7 +30,8 @@ use serde::Deserialize;
 pub use error::{FetchError, ProviderError};
 pub use in_flight::{FetchKey, Fetched, InFlight};
 pub use instances::{InstanceConfig, ProvidersError, read_instances};
-pub use registry::{Asker, Registry};
+pub use kind::Kind;
+pub use registry::{Asker, Registry, Validated};
 
 use crate::{request::RemoteRef, secret_value::SecretPayload};
 
@@ -28,8 +41,9 @@ pub trait SecretProvider: fmt::Debug + Send + Sync {
     /// The instance name that annotations use, e.g. `aws-secretsmanager`.
     fn name(&self) -> &ProviderName;
 
-    /// The largest value that the store can hold, in bytes; memory for it is reserved before a fetch.
-    fn max_payload_bytes(&self) -> usize;
+    /// How large values of the store are at most, or where that is much, usually, in bytes: memory for so much is reserved
+    /// before a fetch.
+    fn usual_payload_bytes(&self) -> usize;
 
     /// Fetches exactly what `remote` names, as `identity`: no retry, no cache, no log of the value.
     ///
@@ -37,8 +51,18 @@ pub trait SecretProvider: fmt::Debug + Send + Sync {
     /// [`ProviderError`], classified; the store's own text only in its source.
     async fn fetch(&self, remote: &RemoteRef, identity: &Identity) -> Result<SecretPayload, ProviderError>;
 
-    /// Gets credentials and connections ready, best effort; the caller bounds its time and ignores the outcome.
-    async fn warm_up(&self) {}
+    /// Tries configuration, credentials and the way to the store, without reading a secret; gives the store's name for
+    /// the agent. The caller bounds its time.
+    ///
+    /// # Errors
+    /// [`ProviderError`], as of a fetch.
+    async fn validate(&self) -> Result<String, ProviderError>;
+
+    /// Keeps credentials from running out while nobody asks; gives the time until it is to be called again, or nothing
+    /// where that is not needed.
+    async fn keep_ready(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// As whom a store is asked. Part of every fetch's key, so that no value crosses identities.
@@ -81,37 +105,6 @@ impl TryFrom<String> for ProviderName {
             return Ok(Self(name));
         }
         Err(format!("instance name {name:?} must be 1 to 63 of a-z, 0-9 and `-`"))
-    }
-}
-
-/// The kinds of store that this agent has an adapter for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Kind {
-    /// AWS Secrets Manager.
-    #[serde(rename = "aws-secretsmanager")]
-    AwsSecretsManager,
-}
-
-impl Kind {
-    /// Checks a path against the store's grammar, so that policy sees exactly the string that is sent.
-    ///
-    /// # Errors
-    /// What is wrong with it, to follow "field `path` ".
-    pub fn check_path(self, path: &str) -> Result<(), String> {
-        match self {
-            Self::AwsSecretsManager => aws_secrets_manager::check_path(path),
-        }
-    }
-
-    /// Checks a version in the store's own terms.
-    ///
-    /// # Errors
-    /// What is wrong with it, to follow "field `version` ".
-    pub fn check_version(self, version: &str) -> Result<(), String> {
-        match self {
-            Self::AwsSecretsManager => aws_secrets_manager::check_version(version),
-        }
     }
 }
 

@@ -1,6 +1,10 @@
 //! The configured instances, and the one place where a store is asked.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::{FutureExt, future::join_all};
 use jiff::Timestamp;
@@ -9,12 +13,16 @@ use super::{
     Catalogue, FetchError, FetchKey, Fetched, Identity, InFlight, InstanceConfig, ProviderError, ProviderName,
     SecretProvider,
     circuit::{Change, Circuit},
+    http::{Http, TIMEOUT},
+    instances::Built,
+    kind::{BuildError, Kind},
     setbacks::Setbacks,
     slots::Slots,
+    throttle::Throttle,
 };
 use crate::{
-    changes::Changes, clock::SeenClock, limits::ByteBudget, metrics::Metrics, pod::PodNamespace,
-    policy::AdmittedRequest,
+    changes::Changes, clock::SeenClock, error::chain, limits::ByteBudget, metrics::Metrics, pod::PodNamespace,
+    policy::AdmittedRequest, secret_value::SecretPayload,
 };
 
 const WARM_UP: Duration = Duration::from_secs(2);
@@ -51,9 +59,48 @@ pub struct Registry {
 
 #[derive(Debug)]
 struct Instance {
+    kind: Kind,
     adapter: Arc<dyn SecretProvider>,
     slots: Slots,
     circuit: Circuit,
+    throttle: Throttle,
+}
+
+/// What became of a look at one instance.
+#[derive(Debug)]
+pub struct Validated {
+    /// The instance.
+    pub name: ProviderName,
+    /// Its kind.
+    pub kind: Kind,
+    /// As whom the store knows the agent, or why it was not reached.
+    pub outcome: Result<String, ProviderError>,
+    /// How long that took.
+    pub took: Duration,
+}
+
+impl Instance {
+    fn new(kind: Kind, built: Built) -> Self {
+        let slots = Slots::new(built.concurrency * kind.together());
+        Self { kind, adapter: built.adapter, slots, circuit: Circuit::default(), throttle: Throttle::default() }
+    }
+
+    async fn validate(&self, limit: Duration) -> Result<String, ProviderError> {
+        let validated = tokio::time::timeout(limit, self.adapter.validate());
+        validated.await.unwrap_or_else(|_| Err(no_answer(self.adapter.name())))
+    }
+
+    async fn warm_up(&self) {
+        let (provider, kind) = (self.adapter.name(), self.kind.as_str());
+        match self.validate(WARM_UP).await {
+            Ok(identity) => tracing::info!(%provider, kind, identity, "provider is ready"),
+            Err(error) => tracing::warn!(%provider, kind, error = %chain(&error), "provider is not ready yet"),
+        }
+    }
+}
+
+fn no_answer(provider: &ProviderName) -> ProviderError {
+    ProviderError::Unavailable { provider: provider.clone(), source: "no answer in time".into() }
 }
 
 impl Registry {
@@ -67,18 +114,18 @@ impl Registry {
         metrics: Arc<Metrics>,
         changes: Arc<Changes>,
     ) -> Result<Self, String> {
+        let http = Http::new(None)?;
         let (mut instances, mut kinds, mut left_out) = (BTreeMap::new(), Vec::new(), Vec::new());
         for config in configs {
-            let (name, kind, is_default) = (config.name.clone(), config.kind(), config.is_default);
-            match config.build().await {
-                Ok(adapter) => {
-                    let instance = Instance { adapter, slots: Slots::default(), circuit: Circuit::default() };
+            let (name, kind, is_default) = (config.name().clone(), config.kind(), config.is_default());
+            match config.build(&http).await {
+                Ok(built) => {
                     metrics.circuit(&name, false);
-                    instances.insert(name.clone(), Arc::new(instance));
+                    instances.insert(name.clone(), Arc::new(Instance::new(kind, built)));
                     kinds.push((name, kind));
                 }
-                Err(problem) if is_default => left_out.push(format!("{name} ({problem})")),
-                Err(problem) => return Err(format!("provider {name}: {problem}")),
+                Err(BuildError::NotSetUp(problem)) if is_default => left_out.push(format!("{name} ({problem})")),
+                Err(problem) => return Err(format!("instance {name}: {problem}")),
             }
         }
         Ok(Self {
@@ -103,12 +150,26 @@ impl Registry {
         &self.catalogue
     }
 
-    /// Gets credentials ready, all instances at once, at most 2 s; failures are logged by the adapters and gate nothing.
-    pub async fn warm_up(&self) {
-        let all = join_all(self.instances.values().map(|instance| instance.adapter.warm_up()));
-        if tokio::time::timeout(WARM_UP, all).await.is_err() {
-            tracing::warn!("warm-up of the providers took more than {WARM_UP:?}; going on without");
-        }
+    /// Gets credentials and connections ready, all instances at once, at most 2 s; failures are logged and gate nothing.
+    /// Then keeps them ready; it never ends.
+    pub async fn keep_ready(&self) {
+        join_all(self.instances.values().map(|instance| instance.warm_up())).await;
+        let kept = self.instances.values().map(|instance| async move {
+            while let Some(pause) = instance.adapter.keep_ready().await {
+                tokio::time::sleep(pause).await;
+            }
+        });
+        join_all(kept).await;
+        futures::future::pending::<()>().await;
+    }
+
+    /// Tries each instance without reading a secret, all at once.
+    pub async fn validate(&self) -> Vec<Validated> {
+        let tried = self.instances.iter().map(|(name, instance)| async move {
+            let (started, outcome) = (Instant::now(), instance.validate(TIMEOUT).await);
+            Validated { name: name.clone(), kind: instance.kind, outcome, took: started.elapsed() }
+        });
+        join_all(tried).await
     }
 
     /// Why there is no point in asking for it again yet, for a pod of this age: known without a request to anybody.
@@ -121,7 +182,8 @@ impl Registry {
         let remote = admitted.request().remote.clone();
         let instance = self.instances.get(&remote.provider)?;
         let key = FetchKey { identity, remote };
-        self.setbacks.stands(&key, reference).or_else(|| instance.circuit.stands(&key))
+        let for_all = || instance.throttle.stands().or_else(|| instance.circuit.stands(&key));
+        self.setbacks.stands(&key, reference).or_else(for_all)
     }
 
     /// Fetches what was admitted, together with everybody who asks for the same.
@@ -179,19 +241,22 @@ struct Ask {
 
 impl Ask {
     async fn run(self) -> Result<Fetched, FetchError> {
-        let Instance { adapter, slots, circuit } = &*self.instance;
+        let Instance { adapter, slots, circuit, throttle, kind: _ } = &*self.instance;
         let _slot = slots.take(&self.namespace).await;
-        let mut reserved = self.payloads.reserve(adapter.max_payload_bytes()).await;
+        let mut reserved = self.payloads.reserve(adapter.usual_payload_bytes()).await;
+        if let Some(error) = throttle.stands() {
+            return Err(error);
+        }
         let _pass = circuit.pass(&self.key)?;
-        let outcome = adapter.fetch(&self.key.remote, &self.key.identity).await.map_err(Arc::new);
+        let outcome = self.asked().await.map_err(Arc::new);
         self.metrics.provider_request(adapter.name(), outcome.as_ref().map_or_else(|error| error.result(), |_| "ok"));
-        self.note_trouble(circuit.note(&self.key, &outcome));
+        self.note_trouble(circuit.note(&self.key, &self.namespace, &outcome));
         match outcome {
             Ok(payload) => {
                 if self.setbacks.clear(&self.key) {
                     self.changes.announce();
                 }
-                if payload.len() > adapter.max_payload_bytes() {
+                if payload.len() > adapter.usual_payload_bytes() {
                     // Not the store's own limit, as in emulators. Others wait meanwhile: the slot is still ours.
                     drop(reserved);
                     reserved = self.payloads.reserve(payload.len()).await;
@@ -200,10 +265,18 @@ impl Ask {
                 Ok(Fetched { payload, seen_through: self.seen_through, reserved })
             }
             Err(error) => {
+                throttle.note(&error);
                 let again_at = self.setbacks.note(&self.key, &error, self.seen_through);
                 Err(FetchError::answered(error, Some(again_at)))
             }
         }
+    }
+
+    /// Credentials and value together have the time of one answer.
+    async fn asked(&self) -> Result<SecretPayload, ProviderError> {
+        let adapter = &self.instance.adapter;
+        let fetched = adapter.fetch(&self.key.remote, &self.key.identity);
+        tokio::time::timeout(TIMEOUT, fetched).await.unwrap_or_else(|_| Err(no_answer(adapter.name())))
     }
 
     fn note_trouble(&self, change: Change) {

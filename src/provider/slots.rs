@@ -9,16 +9,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::pod::PodNamespace;
 
-/// Fetches under way for one instance. Secrets Manager allows 10,000 a second; this bounds sockets, not the rate.
-const ALL: usize = 40;
-/// Of these for one namespace: a tenant that makes pods in a loop leaves room for the others, and since no more of its
-/// requests than this wait in the common line either, nobody stands behind all of them.
-const PER_NAMESPACE: usize = 24;
-
 /// The slots of one instance.
 #[derive(Debug)]
 pub(super) struct Slots {
     all: Arc<Semaphore>,
+    /// Half of all: a tenant that makes pods in a loop leaves room for the others, and since no more of its requests than
+    /// this wait in the common line either, nobody stands behind all of them.
+    per_namespace: usize,
     by_namespace: Mutex<HashMap<PodNamespace, Arc<Semaphore>>>,
 }
 
@@ -29,13 +26,12 @@ pub(super) struct Slot {
     _in_all: Option<OwnedSemaphorePermit>,
 }
 
-impl Default for Slots {
-    fn default() -> Self {
-        Self { all: Arc::new(Semaphore::new(ALL)), by_namespace: Mutex::default() }
-    }
-}
-
 impl Slots {
+    /// So many at a time.
+    pub(super) fn new(all: usize) -> Self {
+        Self { all: Arc::new(Semaphore::new(all)), per_namespace: (all / 2).max(1), by_namespace: Mutex::default() }
+    }
+
     /// Waits for a slot.
     pub(super) async fn take(&self, namespace: &PodNamespace) -> Slot {
         // The semaphores are never closed.
@@ -47,7 +43,7 @@ impl Slots {
         let mut all = self.by_namespace.lock().unwrap_or_else(PoisonError::into_inner);
         // Those that nobody holds or waits for.
         all.retain(|_, slots| Arc::strong_count(slots) > 1);
-        let new = || Arc::new(Semaphore::new(PER_NAMESPACE));
+        let new = || Arc::new(Semaphore::new(self.per_namespace));
         Arc::clone(all.entry(namespace.clone()).or_insert_with(new))
     }
 }
@@ -58,9 +54,12 @@ mod tests {
 
     use super::*;
 
+    const ALL: usize = 16;
+    const PER_NAMESPACE: usize = 8;
+
     #[tokio::test]
     async fn one_namespace_never_takes_all_and_gives_back_what_it_took() {
-        let slots = Slots::default();
+        let slots = Slots::new(ALL);
         let (greedy, other) = (PodNamespace::for_test("greedy"), PodNamespace::for_test("other"));
         let mut taken: Vec<Slot> = Vec::new();
         while let Some(slot) = slots.take(&greedy).now_or_never() {
@@ -79,7 +78,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_behind_a_greedy_namespace_is_next() {
-        let slots = Arc::new(Slots::default());
+        let slots = Arc::new(Slots::new(ALL));
         let greedy = PodNamespace::for_test("greedy");
         let filler: Vec<_> = (0..2).map(|n| PodNamespace::for_test(&format!("n{n}"))).collect();
         let mut held = Vec::new();

@@ -131,7 +131,7 @@ mod tests {
             namespace in "[a-z][a-z0-9-]{0,10}[a-z]",
             more in "(namespace|secretNamespace|url)?",
         ) {
-            let catalogue = Catalogue::new([(ProviderName::for_test("aws"), Kind::AwsSecretsManager)]);
+            let catalogue = Catalogue::new([(ProviderName::for_test("aws"), Kind::for_test())]);
             let mut asked = json!({"provider": "aws", "path": "a", "secretName": name});
             if !more.is_empty() {
                 asked[more.as_str()] = json!("kube-system");

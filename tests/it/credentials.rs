@@ -11,6 +11,8 @@ use crate::support::store::{Fault, POD_IDENTITY, Store};
 use crate::support::surroundings::Surroundings;
 
 const ASSUME: &str = "AssumeRoleWithWebIdentity";
+/// Each instance has credentials of its own, so that one is enough where they are counted.
+const ONE: &str = "providers: [{name: aws-secretsmanager, kind: aws-secretsmanager, allowInsecure: true}]";
 /// Shorter than the SDK's own margin, so that each use asks for new ones.
 const SHORT: Duration = Duration::from_secs(1);
 
@@ -53,7 +55,7 @@ async fn irsa_is_used_and_its_token_file_is_read_again() {
 
 #[tokio::test]
 async fn one_role_session_serves_the_warm_up_and_every_fetch() {
-    let scene = Scene::set_with(irsa).await;
+    let scene = Scene::set_with(|builder| irsa(builder).providers(ONE)).await;
     for name in ["one", "two"] {
         let path = scene.store.seed(name, r#"{"A":"1"}"#).await;
         scene.pod(name).asks(&path, name).create().await;
@@ -137,7 +139,7 @@ async fn without_credentials_the_pod_is_told_and_no_instance_metadata_is_asked()
 
 #[tokio::test]
 async fn expired_credentials_are_renewed_once_and_at_once() {
-    let scene = Scene::set_with(irsa).await;
+    let scene = Scene::set_with(|builder| irsa(builder).providers(ONE)).await;
     let path = scene.store.seed("config", r#"{"A":"1"}"#).await;
     scene.store.fail_times(&path, 1, Fault::Status(401));
     scene.store.wait_for_calls("GetCallerIdentity", 1).await;
@@ -168,7 +170,7 @@ async fn an_sts_that_hangs_gates_neither_readiness_nor_work() {
     let surroundings = Surroundings::get().await;
     let store = Store::start(surroundings).await;
     let gate = store.hold("GetCallerIdentity");
-    let builder = AgentBuilder::new(surroundings, &store).await.policy(ALLOW_ALL);
+    let builder = AgentBuilder::new(surroundings, &store).await.policy(ALLOW_ALL).providers(ONE);
     let mut agent = builder.spawn();
     agent.ready().await;
     let namespace = TestNamespace::create(surroundings).await;
@@ -183,7 +185,7 @@ async fn an_instance_of_the_operators_file_has_its_own_name_region_and_endpoint(
     let scene = Scene::set_with_store(|builder, store| {
         let endpoint = store.url().to_owned();
         let file = format!(
-            "providers: [{{name: aws-eu, kind: aws-secretsmanager, region: us-east-1, endpoint: '{endpoint}'}}]"
+            "providers: [{{name: aws-eu, kind: aws-secretsmanager, region: us-east-1, endpoint: '{endpoint}', allowInsecure: true}}]"
         );
         // STS is not at that endpoint: it is left to its own, which nobody answers.
         builder.providers(&file).without_env("AWS_REGION").env("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
@@ -205,7 +207,7 @@ async fn instance_metadata_is_asked_where_the_operator_says_so() {
     metadata.set_nonblocking(true).expect("a socket can be non-blocking");
     let endpoint = format!("http://{}", metadata.local_addr().expect("a bound socket has an address"));
     let _scene = Scene::set_with(|builder| {
-        let file = "providers: [{name: aws-secretsmanager, kind: aws-secretsmanager, region: us-east-1, imds: true}]";
+        let file = "providers: [{name: aws-secretsmanager, kind: aws-secretsmanager, region: us-east-1, imds: true, allowInsecure: true}]";
         with_token(builder).0.providers(file).env("AWS_EC2_METADATA_SERVICE_ENDPOINT", &endpoint)
     })
     .await;

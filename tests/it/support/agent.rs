@@ -20,6 +20,12 @@ use super::node::AgentNode;
 use super::store::Store;
 use super::wait::eventually;
 
+/// The instances that an agent has by default, here with a store that has no TLS.
+const PROVIDERS: &str = "providers:
+- {name: aws-secretsmanager, kind: aws-secretsmanager, allowInsecure: true}
+- {name: aws-ssm, kind: aws-ssm, allowInsecure: true}
+";
+
 /// How many lines of its log a message about an agent quotes.
 const TAIL: usize = 20;
 
@@ -33,7 +39,7 @@ pub(crate) struct AgentBuilder {
 }
 
 impl AgentBuilder {
-    /// An agent on a new node, whose store is `store`. It has no policy file and no providers file yet.
+    /// An agent on a new node, whose store is `store`. It has no policy file yet.
     pub(crate) async fn new(control_plane: &ControlPlane, store: &Store) -> Self {
         Self::on(AgentNode::create(control_plane).await, control_plane, store)
     }
@@ -52,7 +58,8 @@ impl AgentBuilder {
             ("AWS_ENDPOINT_URL", store.url().to_owned()),
         ];
         let env = env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        Self { program: program(), node, audit_log: control_plane.audit_log().to_owned(), env }
+        let builder = Self { program: program(), node, audit_log: control_plane.audit_log().to_owned(), env };
+        builder.providers(PROVIDERS)
     }
 
     /// The node that the agent serves.

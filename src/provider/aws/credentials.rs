@@ -9,7 +9,9 @@ use aws_config::{
     imds::credentials::ImdsCredentialsProvider, provider_config::ProviderConfig,
     web_identity_token::WebIdentityTokenCredentialsProvider,
 };
-use aws_sdk_secretsmanager::config::SharedCredentialsProvider;
+use aws_credential_types::provider::SharedCredentialsProvider;
+
+use super::super::http::Http;
 
 /// Where credentials come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,8 +41,8 @@ impl Source {
     }
 
     /// The SDK's own implementation of the source.
-    pub(super) fn provider(self, region: Region) -> SharedCredentialsProvider {
-        let config = ProviderConfig::without_region().with_region(Some(region));
+    pub(super) fn provider(self, region: Region, http: &Http) -> SharedCredentialsProvider {
+        let config = ProviderConfig::without_region().with_region(Some(region)).with_http_client(http.clone());
         match self {
             Self::Static => SharedCredentialsProvider::new(EnvironmentVariableCredentialsProvider::new()),
             Self::WebIdentity => SharedCredentialsProvider::new(

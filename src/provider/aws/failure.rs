@@ -1,0 +1,141 @@
+//! What an AWS service's refusal means, by its code, and by HTTP status where the body was not JSON and there is none.
+
+use std::error::Error;
+
+use aws_smithy_runtime_api::client::{orchestrator::HttpResponse, result::SdkError};
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+
+use crate::error::chain;
+
+/// What a failed call means to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Failure {
+    NotFound,
+    Unreadable,
+    Denied,
+    NotDecrypted,
+    Credentials,
+    Throttled,
+    Unavailable,
+    Invalid,
+}
+
+impl Failure {
+    /// Whether a refusal of several names may be about one of them alone.
+    pub(super) fn may_be_about_one(self) -> bool {
+        !matches!(self, Self::Credentials | Self::Throttled | Self::Unavailable)
+    }
+}
+
+/// A failed call, and what was said about it, for the log: code, status and message, never a body.
+#[derive(Debug, Clone)]
+pub(super) struct Failed {
+    pub(super) failure: Failure,
+    pub(super) said: String,
+}
+
+impl<E: ProvideErrorMetadata + Error + Send + Sync + 'static> From<SdkError<E, HttpResponse>> for Failed {
+    fn from(error: SdkError<E, HttpResponse>) -> Self {
+        match error {
+            SdkError::ServiceError(context) if !context.raw().status().is_success() => {
+                let status = context.raw().status().as_u16();
+                let code = context.err().code().unwrap_or_default();
+                let message: String = context.err().message().unwrap_or_default().chars().take(300).collect();
+                Self { failure: classify(code, status, &message), said: format!("HTTP {status} {code}: {message}") }
+            }
+            SdkError::ServiceError(context) => unreadable(context.raw()),
+            SdkError::ResponseError(context) => unreadable(context.raw()),
+            other if is_about_credentials(&other) => Self { failure: Failure::Credentials, said: chain(&other) },
+            other => Self { failure: Failure::Unavailable, said: chain(&other) },
+        }
+    }
+}
+
+/// An answer that could not be read. What the SDK says of it could quote it, so that goes no further.
+fn unreadable(answer: &HttpResponse) -> Failed {
+    let (failure, message) = match answer.body().bytes() {
+        Some(body) if is_complete(body) => (Failure::Invalid, "it is not what the API describes"),
+        _ => (Failure::Unavailable, "it ended early"),
+    };
+    Failed { failure, said: format!("HTTP {} unreadable answer: {message}", answer.status().as_u16()) }
+}
+
+/// Whether an answer is all there: JSON of the wrong form, or no JSON at all, rather than the beginning of some.
+fn is_complete(body: &[u8]) -> bool {
+    let parsed = serde_json::from_slice::<serde::de::IgnoredAny>(body);
+    !parsed.is_err_and(|error| error.is_eof())
+}
+
+fn classify(code: &str, status: u16, message: &str) -> Failure {
+    match code {
+        "ResourceNotFoundException" | "ParameterNotFound" | "ParameterVersionNotFound" => Failure::NotFound,
+        "InvalidRequestException" => Failure::Unreadable,
+        "AccessDeniedException" | "AccessDenied" if message.contains("KMS") || message.contains("kms:Decrypt") => {
+            Failure::NotDecrypted
+        }
+        "AccessDeniedException" | "AccessDenied" => Failure::Denied,
+        "DecryptionFailure" | "InvalidKeyId" => Failure::NotDecrypted,
+        "ExpiredToken"
+        | "ExpiredTokenException"
+        | "UnrecognizedClientException"
+        | "InvalidClientTokenId"
+        | "InvalidSignatureException"
+        | "IncompleteSignature"
+        | "SignatureDoesNotMatch"
+        | "MissingAuthenticationToken"
+        | "MissingAuthenticationTokenException" => Failure::Credentials,
+        "ThrottlingException" | "Throttling" | "TooManyRequestsException" | "RequestLimitExceeded" | "SlowDown" => {
+            Failure::Throttled
+        }
+        _ => match status {
+            429 => Failure::Throttled,
+            401 => Failure::Credentials,
+            403 => Failure::Denied,
+            408 | 500.. => Failure::Unavailable,
+            _ => Failure::Invalid,
+        },
+    }
+}
+
+pub(super) fn is_about_credentials(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.is::<aws_credential_types::provider::error::CredentialsError>() {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_by_code_and_by_status() {
+        let cases = [
+            ("ResourceNotFoundException", 400, "", Failure::NotFound),
+            ("ResourceNotFoundException", 404, "", Failure::NotFound),
+            ("ParameterNotFound", 400, "", Failure::NotFound),
+            ("InvalidRequestException", 400, "marked for deletion", Failure::Unreadable),
+            ("AccessDeniedException", 400, "not authorized", Failure::Denied),
+            ("AccessDeniedException", 400, "Access to KMS is not allowed", Failure::NotDecrypted),
+            ("AccessDeniedException", 400, "not authorized to perform: kms:Decrypt", Failure::NotDecrypted),
+            ("DecryptionFailure", 400, "", Failure::NotDecrypted),
+            ("", 403, "", Failure::Denied),
+            ("ExpiredTokenException", 400, "", Failure::Credentials),
+            ("UnrecognizedClientException", 400, "", Failure::Credentials),
+            ("", 401, "", Failure::Credentials),
+            ("ThrottlingException", 400, "", Failure::Throttled),
+            ("", 429, "", Failure::Throttled),
+            ("InternalServiceError", 500, "", Failure::Unavailable),
+            ("", 503, "", Failure::Unavailable),
+            ("InvalidParameterException", 400, "", Failure::Invalid),
+            ("", 404, "", Failure::Invalid),
+        ];
+        for (code, status, message, want) in cases {
+            assert_eq!(classify(code, status, message), want, "{code} {status} {message}");
+        }
+    }
+}

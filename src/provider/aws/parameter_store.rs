@@ -1,0 +1,396 @@
+//! AWS Systems Manager Parameter Store, by the official SDK.
+//!
+//! Rights at AWS: `ssm:GetParameters` on the parameter, `ssm:GetParametersByPath` on the path of a folder, and
+//! `kms:Decrypt` where a SecureString has a key of its own.
+//!
+//! Its quota is small (40 requests a second for the whole account and region, unless it was raised), so that names which
+//! are asked for within 5 ms go out ten at a time, and never more requests a second than the instance says.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use aws_config::SdkConfig;
+use aws_sdk_ssm::{Client, config::Builder, types::Parameter};
+use futures::FutureExt;
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use super::{
+    super::{
+        Identity, ProviderError, ProviderName, SecretProvider,
+        batch::{Batches, Outcome},
+        kind::{self, BuildError, Common, Store, check_segments},
+        pace::{Pace, Turn},
+    },
+    Account, Place,
+    failure::{Failed, Failure},
+    name_in_arn,
+};
+use crate::{
+    request::{MAX_PATH_BYTES, RemoteRef},
+    secret_value::SecretPayload,
+};
+
+/// The largest value of an advanced parameter.
+const MAX_VALUE_BYTES: usize = 8 * 1024;
+/// Names that GetParameters takes.
+const NAMES: usize = 10;
+/// What ends the path of a folder: all parameters directly under it.
+const ALL_UNDER: &str = "/*";
+/// The account's quota, where it was not raised.
+const PER_SECOND: u32 = 40;
+/// Parameters that are taken of one folder.
+const MAX_IN_FOLDER: usize = 1000;
+/// How long a request waits for the store's patience, at most.
+const LIMIT: Duration = Duration::from_secs(8);
+const READ: &str = "ssm:GetParameters";
+const READ_FOLDER: &str = "ssm:GetParametersByPath";
+
+pub(in crate::provider) const STORE: Store = Store {
+    kind: "aws-ssm",
+    by_default: true,
+    concurrency: 8,
+    together: NAMES,
+    check_path,
+    check_version,
+    settings: kind::settings::<Settings>,
+};
+
+/// What the operator's file may say of an instance of this kind.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Settings {
+    /// AWS region; default `AWS_REGION`, then `AWS_DEFAULT_REGION`.
+    region: Option<String>,
+    /// Endpoint URL of Systems Manager, for a VPC endpoint or an emulator; default `AWS_ENDPOINT_URL_SSM`, then
+    /// `AWS_ENDPOINT_URL`, then AWS's own.
+    endpoint: Option<String>,
+    /// Use the node's role where nothing else is set up.
+    #[serde(default)]
+    imds: bool,
+    /// Requests a second of this agent, at most. All agents of a cluster share the account's quota.
+    #[serde(default = "per_second")]
+    requests_per_second: u32,
+}
+
+fn per_second() -> u32 {
+    PER_SECOND
+}
+
+#[async_trait]
+impl kind::Settings for Settings {
+    async fn build(self: Box<Self>, common: Common) -> Result<Arc<dyn SecretProvider>, BuildError> {
+        if !(1..=10_000).contains(&self.requests_per_second) {
+            return Err(BuildError::Invalid("`requestsPerSecond` must be 1 to 10000".to_owned()));
+        }
+        let place = Place { region: self.region, endpoint: self.endpoint, imds: self.imds };
+        let account = Account::new(&common, place, "AWS_ENDPOINT_URL_SSM", client).await?;
+        let pace = Arc::new(Pace::new(self.requests_per_second));
+        let asker = Arc::new(Asker { account, pace: Arc::clone(&pace) });
+        let send = Arc::clone(&asker);
+        let send = move |names, turn| Arc::clone(&send).get_all(names, turn).boxed();
+        let batches = Batches::new(NAMES, common.concurrency, pace, Box::new(send));
+        Ok(Arc::new(ParameterStore { asker, batches }))
+    }
+}
+
+fn client(sdk: &SdkConfig, endpoint: Option<&str>) -> Client {
+    let mut config = Builder::from(sdk);
+    // Else what the SDK's environment says.
+    if let Some(endpoint) = endpoint {
+        config = config.endpoint_url(endpoint);
+    }
+    Client::from_conf(config.build())
+}
+
+/// One region of one account.
+#[derive(Debug)]
+struct ParameterStore {
+    asker: Arc<Asker>,
+    batches: Arc<Batches>,
+}
+
+#[derive(Debug)]
+struct Asker {
+    account: Account<Client>,
+    pace: Arc<Pace>,
+}
+
+impl Asker {
+    /// Asks for several names together; where the refusal may be about one of them alone, for each by itself.
+    async fn get_all(self: Arc<Self>, names: Vec<String>, turn: Turn) -> HashMap<String, Outcome> {
+        let mut outcomes = HashMap::new();
+        match self.get(&names, turn).await {
+            Ok(found) => self.sort(names, found, &mut outcomes),
+            Err(failed) if names.len() > 1 && failed.failure.may_be_about_one() => {
+                for name in names {
+                    let turn = self.pace.turn().await;
+                    let alone = [name.clone()];
+                    match self.get(&alone, turn).await {
+                        Ok(found) => self.sort(vec![name], found, &mut outcomes),
+                        Err(failed) => {
+                            let error = self.account.explain(&name, READ, failed);
+                            outcomes.insert(name, Err(error));
+                        }
+                    }
+                }
+            }
+            Err(failed) => {
+                for name in names {
+                    let error = self.account.explain(&name, READ, failed.clone());
+                    outcomes.insert(name, Err(error));
+                }
+            }
+        }
+        outcomes
+    }
+
+    async fn get(&self, names: &[String], turn: Turn) -> Result<Vec<Parameter>, Failed> {
+        let request = async |client: Client| {
+            let request = client.get_parameters().set_names(Some(names.to_vec())).with_decryption(true);
+            request.send().await.map_err(Failed::from)
+        };
+        let outcome = self.account.ask(request).await;
+        self.note(turn, outcome.as_ref().err());
+        Ok(outcome?.parameters.unwrap_or_default())
+    }
+
+    /// Each name with what was found for it: a parameter is called as it was asked for, by name or ARN.
+    fn sort(&self, names: Vec<String>, found: Vec<Parameter>, outcomes: &mut HashMap<String, Outcome>) {
+        let mut by_name = HashMap::new();
+        for parameter in found {
+            let selector = parameter.selector.as_deref().unwrap_or_default();
+            let value = parameter.value.map(|value| Zeroizing::new(value.into_bytes())).unwrap_or_default();
+            let called = |name: Option<&str>| name.map(|name| format!("{name}{selector}"));
+            let found = Arc::new((value, parameter.version));
+            for name in [called(parameter.name.as_deref()), called(parameter.arn.as_deref())].into_iter().flatten() {
+                by_name.insert(name, Arc::clone(&found));
+            }
+        }
+        for name in names {
+            let outcome = match by_name.get(&name) {
+                // A parameter is one setting, whatever it looks like.
+                Some(found) => Ok(SecretPayload::whole(found.0.to_vec(), found.1.to_string())),
+                None => Err(ProviderError::NotFound { provider: self.account.name.clone(), path: name.clone() }),
+            };
+            outcomes.insert(name, outcome);
+        }
+    }
+
+    /// All parameters directly under a path, or none: what is missing on one page must not vanish from the Secret.
+    async fn get_folder(&self, path: &str) -> Outcome {
+        let folder = path.strip_suffix(ALL_UNDER).unwrap_or(path);
+        // The root is `/` itself.
+        let folder = if folder.is_empty() { "/" } else { folder };
+        let (mut all, mut next): (Vec<Parameter>, Option<String>) = (Vec::new(), None);
+        loop {
+            let turn = self.pace.turn().await;
+            let request = async |client: Client| {
+                let request = client.get_parameters_by_path().path(folder).recursive(false).with_decryption(true);
+                request.set_next_token(next.clone()).send().await.map_err(Failed::from)
+            };
+            let outcome = self.account.ask(request).await;
+            self.note(turn, outcome.as_ref().err());
+            let page = outcome.map_err(|failed| self.account.explain(path, READ_FOLDER, failed))?;
+            all.extend(page.parameters.unwrap_or_default());
+            next = page.next_token.filter(|token| !token.is_empty());
+            if next.is_none() {
+                break;
+            }
+            if all.len() > MAX_IN_FOLDER {
+                let problem = "more than 1000 parameters are directly under it";
+                return Err(self.invalid(path, problem));
+            }
+        }
+        self.as_object(path, &all)
+    }
+
+    /// The last segments of the names as keys of a JSON object.
+    fn as_object(&self, path: &str, all: &[Parameter]) -> Outcome {
+        if all.is_empty() {
+            return Err(ProviderError::NotFound { provider: self.account.name.clone(), path: path.to_owned() });
+        }
+        let mut object: BTreeMap<&str, &str> = BTreeMap::new();
+        for parameter in all {
+            let name = parameter.name.as_deref().and_then(|name| name.rsplit('/').next()).unwrap_or_default();
+            object.insert(name, parameter.value.as_deref().unwrap_or_default());
+        }
+        // A map of texts is always JSON.
+        let text = serde_json::to_vec(&object).unwrap_or_default();
+        let newest = all.iter().filter_map(|parameter| parameter.last_modified_date).max();
+        let version = newest.and_then(|time| jiff::Timestamp::from_second(time.secs()).ok());
+        let version = version.map_or_else(String::new, |time| format!("{} parameters, newest {time}", all.len()));
+        Ok(SecretPayload::new(text, version))
+    }
+
+    /// Keeps the pace that the store wants.
+    fn note(&self, turn: Turn, failed: Option<&Failed>) {
+        match failed {
+            Some(failed) if failed.failure == Failure::Throttled => self.pace.refused(turn),
+            Some(failed) if failed.failure == Failure::Unavailable => {}
+            _ => self.pace.answered(),
+        }
+    }
+
+    fn invalid(&self, path: &str, problem: &'static str) -> ProviderError {
+        let (provider, path) = (self.account.name.clone(), path.to_owned());
+        ProviderError::Invalid { provider, path, problem, source: None }
+    }
+}
+
+#[async_trait]
+impl SecretProvider for ParameterStore {
+    fn name(&self) -> &ProviderName {
+        &self.asker.account.name
+    }
+
+    fn usual_payload_bytes(&self) -> usize {
+        MAX_VALUE_BYTES
+    }
+
+    async fn fetch(&self, remote: &RemoteRef, identity: &Identity) -> Result<SecretPayload, ProviderError> {
+        let Identity::Agent = identity;
+        if remote.path.ends_with(ALL_UNDER) {
+            return self.asker.get_folder(&remote.path).await;
+        }
+        let name = match &remote.version {
+            Some(version) => format!("{}:{version}", remote.path),
+            None => remote.path.clone(),
+        };
+        match self.batches.ask(&name, LIMIT).await {
+            Some(outcome) => outcome,
+            None => Err(ProviderError::Throttled {
+                provider: self.name().clone(),
+                retry_after: None,
+                source: format!("no turn within {LIMIT:?}: more is asked for than `requestsPerSecond` allows").into(),
+            }),
+        }
+    }
+
+    async fn validate(&self) -> Result<String, ProviderError> {
+        self.asker.account.who().await
+    }
+}
+
+/// Names and ARNs of Parameter Store: `[A-Za-z0-9_.-]` between slashes, beginning with one where there are several; a
+/// path that ends in `/` or `/*` is all parameters directly under it, and is written with `/*` from then on. `/aws/` is
+/// refused: by way of it Parameter Store reads secrets of Secrets Manager.
+fn check_path(path: &str) -> Result<String, String> {
+    if path.is_empty() || path.len() > MAX_PATH_BYTES {
+        return Err(format!("must have 1 to {MAX_PATH_BYTES} characters"));
+    }
+    let is_arn = path.starts_with("arn:");
+    let (path, folder) = match (path.strip_suffix(ALL_UNDER), path.strip_suffix('/')) {
+        (Some(folder), _) | (_, Some(folder)) => (folder, true),
+        (None, None) => (path, false),
+    };
+    if folder && (is_arn || !path.starts_with('/')) {
+        return Err("ends as a folder and is none: a folder begins with `/`, as in /prod/app/*".to_owned());
+    }
+    let name = match is_arn {
+        true => name_in_arn(path, "ssm", "parameter", "arn:aws:ssm:REGION:ACCOUNT:parameter/NAME")?,
+        false => path,
+    };
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "/_.-".contains(c);
+    if let Some(bad) = name.chars().find(|c| !allowed(*c)) {
+        return Err(format!(
+            "has the character {}; a parameter's name has letters, digits and /_.- (its version is a field of its own)",
+            bad.escape_unicode()
+        ));
+    }
+    let segments = name.strip_prefix('/').unwrap_or(name);
+    check_segments(segments)?;
+    if segments.contains('/') && !name.starts_with('/') {
+        return Err("has a `/` and does not begin with one; Parameter Store wants /a/b in place of a/b".to_owned());
+    }
+    let first = segments.split('/').next().unwrap_or_default().to_ascii_lowercase();
+    if first == "aws" {
+        return Err("is under /aws/, which is AWS's own".to_owned());
+    }
+    Ok(if folder { format!("{path}{ALL_UNDER}") } else { path.to_owned() })
+}
+
+/// A version's number, or a label.
+fn check_version(path: &str, version: &str) -> Result<(), String> {
+    if path.ends_with(ALL_UNDER) {
+        return Err("cannot be chosen for a folder; its parameters have versions of their own".to_owned());
+    }
+    let number = !version.is_empty() && version.len() <= 18 && version.chars().all(|c| c.is_ascii_digit());
+    let label = (1..=100).contains(&version.len())
+        && version.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
+        && !version.starts_with(|c: char| c.is_ascii_digit());
+    match number || label {
+        true => Ok(()),
+        false => {
+            Err("must be a version's number or a label (letters, digits and _.-, not beginning with a digit)"
+                .to_owned())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_names_arns_or_folders() {
+        let good = [
+            ("/prod/app/db", "/prod/app/db"),
+            ("plain", "plain"),
+            ("/plain", "/plain"),
+            ("/prod/app/", "/prod/app/*"),
+            ("/prod/app/*", "/prod/app/*"),
+            ("/awsome/x", "/awsome/x"),
+            (
+                "arn:aws:ssm:eu-west-1:111122223333:parameter/prod/db",
+                "arn:aws:ssm:eu-west-1:111122223333:parameter/prod/db",
+            ),
+        ];
+        for (path, want) in good {
+            assert_eq!(check_path(path), Ok(want.to_owned()), "path: {path}");
+        }
+        let bad = [
+            "",
+            "/",
+            "/*",
+            "//",
+            "a/b",
+            "/a//b",
+            "/a/../b",
+            "/a/*/b",
+            "/a*",
+            "a/",
+            "/a:3",
+            "/a b",
+            "/aws/reference/secretsmanager/x",
+            "/AWS/service/x",
+            "/aws/",
+            "aws",
+            "/a?b",
+            "/ä",
+            "arn:aws:ssm:eu-west-1:111122223333:parameter/aws/reference/secretsmanager/x",
+            "arn:aws:ssm:eu-west-1:111122223333:parameter/a/*",
+            "arn:aws:ssm:eu-west-1:111122223333:document/a",
+            "arn:aws:secretsmanager:eu-west-1:111122223333:secret:x",
+            "arn:aws:ssm:eu-west-1:111122223333:parameter/a:3",
+        ];
+        for path in bad {
+            assert!(check_path(path).is_err(), "path: {path}");
+        }
+    }
+
+    #[test]
+    fn versions_are_numbers_or_labels() {
+        for good in ["1", "42", "prod", "my_label.v-1"] {
+            assert_eq!(check_version("/a", good), Ok(()), "{good}");
+        }
+        for bad in ["", "1a", "a:b", "a b", "1234567890123456789"] {
+            assert!(check_version("/a", bad).is_err(), "{bad:?}");
+        }
+        assert!(check_version("/a/*", "1").is_err());
+    }
+}

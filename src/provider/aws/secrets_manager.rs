@@ -1,0 +1,230 @@
+//! AWS Secrets Manager, by the official SDK.
+//!
+//! Rights at AWS: `secretsmanager:GetSecretValue` on the secret, `kms:Decrypt` where it has a key of its own, and
+//! nothing else (`sts:GetCallerIdentity` needs no right).
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use aws_config::SdkConfig;
+use aws_sdk_secretsmanager::{Client, config::Builder, operation::get_secret_value::GetSecretValueOutput};
+use serde::Deserialize;
+
+use super::{
+    super::{
+        Identity, ProviderError, ProviderName, SecretProvider,
+        kind::{self, BuildError, Common, Store, check_segments},
+    },
+    Account, Place,
+    failure::Failed,
+    name_in_arn,
+};
+use crate::{
+    request::{MAX_PATH_BYTES, RemoteRef},
+    secret_value::SecretPayload,
+};
+
+/// Secrets Manager's own limit for a value.
+const MAX_VALUE_BYTES: usize = 64 * 1024;
+/// What marks a version id in an annotation, as External Secrets Operator writes it.
+const VERSION_ID: &str = "uuid/";
+const READ: &str = "secretsmanager:GetSecretValue";
+
+pub(in crate::provider) const STORE: Store = Store {
+    kind: "aws-secretsmanager",
+    by_default: true,
+    // Secrets Manager allows 10,000 a second; this bounds sockets, not the rate.
+    concurrency: 32,
+    together: 1,
+    check_path,
+    check_version: |_, version| check_version(version),
+    settings: kind::settings::<Settings>,
+};
+
+/// What the operator's file may say of an instance of this kind.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Settings {
+    /// AWS region; default `AWS_REGION`, then `AWS_DEFAULT_REGION`.
+    region: Option<String>,
+    /// Endpoint URL of Secrets Manager, for a VPC endpoint or an emulator; default `AWS_ENDPOINT_URL_SECRETS_MANAGER`,
+    /// then `AWS_ENDPOINT_URL`, then AWS's own.
+    endpoint: Option<String>,
+    /// Use the node's role where nothing else is set up.
+    #[serde(default)]
+    imds: bool,
+}
+
+#[async_trait]
+impl kind::Settings for Settings {
+    async fn build(self: Box<Self>, common: Common) -> Result<Arc<dyn SecretProvider>, BuildError> {
+        let place = Place { region: self.region, endpoint: self.endpoint, imds: self.imds };
+        let account = Account::new(&common, place, "AWS_ENDPOINT_URL_SECRETS_MANAGER", client).await?;
+        Ok(Arc::new(SecretsManager(account)))
+    }
+}
+
+fn client(sdk: &SdkConfig, endpoint: Option<&str>) -> Client {
+    let mut config = Builder::from(sdk);
+    // Else what the SDK's environment says.
+    if let Some(endpoint) = endpoint {
+        config = config.endpoint_url(endpoint);
+    }
+    Client::from_conf(config.build())
+}
+
+/// One region of one account.
+#[derive(Debug)]
+struct SecretsManager(Account<Client>);
+
+impl SecretsManager {
+    async fn get(&self, client: Client, remote: &RemoteRef) -> Result<GetSecretValueOutput, Failed> {
+        let request = client.get_secret_value().secret_id(&remote.path);
+        let request = match remote.version.as_deref().map(|version| (version, version.strip_prefix(VERSION_ID))) {
+            None => request,
+            Some((_, Some(id))) => request.version_id(id),
+            Some((stage, None)) => request.version_stage(stage),
+        };
+        request.send().await.map_err(Failed::from)
+    }
+}
+
+#[async_trait]
+impl SecretProvider for SecretsManager {
+    fn name(&self) -> &ProviderName {
+        &self.0.name
+    }
+
+    fn usual_payload_bytes(&self) -> usize {
+        MAX_VALUE_BYTES
+    }
+
+    async fn fetch(&self, remote: &RemoteRef, identity: &Identity) -> Result<SecretPayload, ProviderError> {
+        let Identity::Agent = identity;
+        let output = self
+            .0
+            .ask(|client| self.get(client, remote))
+            .await
+            .map_err(|failed| self.0.explain(&remote.path, READ, failed))?;
+        let version = output.version_id.unwrap_or_default();
+        match (output.secret_string, output.secret_binary) {
+            (Some(text), _) => Ok(SecretPayload::new(text.into_bytes(), version)),
+            (None, Some(blob)) => Ok(SecretPayload::whole(blob.into_inner(), version)),
+            (None, None) => Err(ProviderError::Invalid {
+                provider: self.0.name.clone(),
+                path: remote.path.clone(),
+                problem: "it holds neither text nor bytes",
+                source: None,
+            }),
+        }
+    }
+
+    async fn validate(&self) -> Result<String, ProviderError> {
+        self.0.who().await
+    }
+}
+
+/// Names and ARNs of Secrets Manager: `[A-Za-z0-9/_+=.@!-]`, by segments, or an ARN of this service.
+fn check_path(path: &str) -> Result<String, String> {
+    if path.is_empty() || path.len() > MAX_PATH_BYTES {
+        return Err(format!("must have 1 to {MAX_PATH_BYTES} characters"));
+    }
+    let name = match path.starts_with("arn:") {
+        true => name_in_arn(path, "secretsmanager", "secret:", "arn:aws:secretsmanager:REGION:ACCOUNT:secret:NAME")?,
+        false => path,
+    };
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "/_+=.@!-".contains(c);
+    if let Some(bad) = name.chars().find(|c| !allowed(*c)) {
+        return Err(format!(
+            "has the character {}; a secret's name has letters, digits and /_+=.@!-",
+            bad.escape_unicode()
+        ));
+    }
+    check_segments(name.strip_prefix('/').unwrap_or(name))?;
+    Ok(path.to_owned())
+}
+
+/// A staging label (`AWSPREVIOUS`), or `uuid/` and a version id.
+fn check_version(version: &str) -> Result<(), String> {
+    let bounded = |text: &str, length: std::ops::RangeInclusive<usize>, more: &str| {
+        length.contains(&text.len()) && text.chars().all(|c| c.is_ascii_alphanumeric() || more.contains(c))
+    };
+    let valid = match version.strip_prefix(VERSION_ID) {
+        Some(id) => bounded(id, 32..=64, "-"),
+        None => bounded(version, 1..=256, "/_+=.@!-"),
+    };
+    if valid {
+        return Ok(());
+    }
+    Err("must be a staging label (AWSCURRENT, AWSPREVIOUS or one of your own), or uuid/ and a version id".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_names_or_arns_of_this_service() {
+        let longest = "a".repeat(MAX_PATH_BYTES);
+        let too_long = "a".repeat(MAX_PATH_BYTES + 1);
+        let good = [
+            "/prod/codnod/config",
+            "prod/db",
+            "plain",
+            "rds!db-1",
+            "a+b=c@d.e_f-g",
+            longest.as_str(),
+            "arn:aws:secretsmanager:eu-west-1:111122223333:secret:prod/db-AbCdEf",
+            "arn:aws-cn:secretsmanager:cn-north-1:111122223333:secret:x",
+        ];
+        for path in good {
+            assert_eq!(check_path(path), Ok(path.to_owned()), "path: {path}");
+        }
+        let bad = [
+            "",
+            "/",
+            "a//b",
+            "/a/",
+            "a/",
+            "../a",
+            "a/../b",
+            "a/./b",
+            "a/..",
+            "%2e%2e/a",
+            "a?b",
+            "a#b",
+            "a b",
+            "a\nb",
+            "a\\b",
+            "https://evil/x",
+            "ä",
+            "a*",
+            "a\u{0}b",
+            "a\u{202e}b",
+            too_long.as_str(),
+            "arn:aws:s3:::bucket",
+            "arn:aws:ssm:eu-west-1:111122223333:parameter/x",
+            "arn:",
+            "arn:aws:secretsmanager",
+            "arn:aws:secretsmanager:eu-west-1:111122223333:secret:",
+            "arn:aws:secretsmanager:eu-west-1:1:secret:x",
+            "arn:aws:secretsmanager:eu-west-1:111122223333:secret:a/../b",
+            "arn:aws:secretsmanager::111122223333:secret:x",
+        ];
+        for path in bad {
+            assert!(check_path(path).is_err(), "path: {path}");
+        }
+    }
+
+    #[test]
+    fn versions_are_staging_labels_or_ids() {
+        let id = "uuid/a1b2c3d4-5678-90ab-cdef-111122223333";
+        for good in ["AWSCURRENT", "AWSPREVIOUS", "my/stage_1", id] {
+            assert_eq!(check_version(good), Ok(()), "{good}");
+        }
+        let long = "a".repeat(257);
+        for bad in ["", "uuid/", "uuid/1", "a b", "a?b", "a\n", "\u{e9}", long.as_str()] {
+            assert!(check_version(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! As whom the agent is known at Azure: the SDK's credentials, made when they are needed and made anew when their file
+//! changes.
+
+use std::{path::PathBuf, sync::Arc};
+
+use async_trait::async_trait;
+use azure_core::{
+    credentials::{AccessToken, Secret, TokenCredential, TokenRequestOptions},
+    error::{Error, ErrorKind},
+    http::ClientOptions,
+};
+use azure_identity::{
+    ClientAssertionCredentialOptions, ClientSecretCredential, ClientSecretCredentialOptions, ManagedIdentityCredential,
+    ManagedIdentityCredentialOptions, UserAssignedId, WorkloadIdentityCredential, WorkloadIdentityCredentialOptions,
+};
+use tokio::sync::Mutex;
+use zeroize::Zeroizing;
+
+use super::{Auth, ClientSecret, ManagedIdentity, WorkloadIdentity};
+
+/// One way to log in.
+#[derive(Debug)]
+enum Way {
+    Workload { tenant_id: String, client_id: String, token_file: PathBuf },
+    Managed(ManagedIdentity),
+    ClientSecret(ClientSecret),
+}
+
+/// A credential that reads its file again.
+#[derive(Debug)]
+pub(super) struct Credential {
+    way: Way,
+    options: ClientOptions,
+    made: Mutex<Option<Made>>,
+}
+
+/// The SDK's credential, and what its file held.
+#[derive(Debug)]
+struct Made {
+    from: Option<Secret>,
+    credential: Arc<dyn TokenCredential>,
+}
+
+impl Credential {
+    /// # Errors
+    /// Not exactly one way, or one that lacks something.
+    pub(super) fn new(auth: Auth, options: ClientOptions) -> Result<Self, String> {
+        let way = match auth {
+            Auth { workload_identity: Some(workload), managed_identity: None, client_secret: None } => {
+                complete(workload)?
+            }
+            Auth { workload_identity: None, managed_identity: Some(managed), client_secret: None } => {
+                Way::Managed(managed)
+            }
+            Auth { workload_identity: None, managed_identity: None, client_secret: Some(secret) } => {
+                Way::ClientSecret(secret)
+            }
+            _ => {
+                return Err("`auth` must have exactly one of `workloadIdentity`, `managedIdentity` and `clientSecret`"
+                    .to_owned());
+            }
+        };
+        Ok(Self { way, options, made: Mutex::default() })
+    }
+
+    /// The SDK's credential for what the file holds now.
+    async fn current(&self) -> azure_core::Result<Arc<dyn TokenCredential>> {
+        let text = match self.file() {
+            Some(file) => Some(Secret::new(read(file).await?)),
+            None => None,
+        };
+        let mut made = self.made.lock().await;
+        if let Some(made) = made.as_ref().filter(|made| made.from == text) {
+            return Ok(Arc::clone(&made.credential));
+        }
+        let credential = self.make(text.clone())?;
+        *made = Some(Made { from: text, credential: Arc::clone(&credential) });
+        Ok(credential)
+    }
+
+    fn file(&self) -> Option<&PathBuf> {
+        match &self.way {
+            Way::Workload { token_file, .. } => Some(token_file),
+            Way::ClientSecret(ClientSecret { secret_file, .. }) => Some(secret_file),
+            Way::Managed(_) => None,
+        }
+    }
+
+    fn make(&self, text: Option<Secret>) -> azure_core::Result<Arc<dyn TokenCredential>> {
+        let client_options = self.options.clone();
+        Ok(match &self.way {
+            Way::Workload { tenant_id, client_id, token_file } => {
+                WorkloadIdentityCredential::new(Some(WorkloadIdentityCredentialOptions {
+                    credential_options: ClientAssertionCredentialOptions { client_options },
+                    client_id: Some(client_id.clone()),
+                    tenant_id: Some(tenant_id.clone()),
+                    token_file_path: Some(token_file.clone()),
+                }))?
+            }
+            Way::Managed(ManagedIdentity { client_id }) => {
+                let user_assigned_id = client_id.clone().map(UserAssignedId::ClientId);
+                ManagedIdentityCredential::new(Some(ManagedIdentityCredentialOptions {
+                    user_assigned_id,
+                    client_options,
+                }))?
+            }
+            Way::ClientSecret(ClientSecret { tenant_id, client_id, .. }) => ClientSecretCredential::new(
+                tenant_id,
+                client_id.clone(),
+                text.unwrap_or_else(|| Secret::new("")),
+                Some(ClientSecretCredentialOptions { client_options }),
+            )?,
+        })
+    }
+
+    /// The agent, as an operator would look for it.
+    pub(super) fn who(&self) -> String {
+        match &self.way {
+            Way::Workload { client_id, .. } => format!("client {client_id} (workload identity)"),
+            Way::Managed(ManagedIdentity { client_id: Some(client_id) }) => {
+                format!("client {client_id} (managed identity)")
+            }
+            Way::Managed(_) => "the managed identity of the node".to_owned(),
+            Way::ClientSecret(ClientSecret { client_id, .. }) => format!("client {client_id}"),
+        }
+    }
+
+    /// What to look at when the agent gets no token.
+    pub(super) fn remedy(&self) -> String {
+        match &self.way {
+            Way::Workload { tenant_id, client_id, token_file } => format!(
+                "check that {} holds a token, and that client {client_id} in tenant {tenant_id} has a federated credential for \
+                 the agent's service account",
+                token_file.display()
+            ),
+            Way::Managed(_) => {
+                "check that the node has a managed identity, and that it is reached (169.254.169.254)".to_owned()
+            }
+            Way::ClientSecret(ClientSecret { tenant_id, client_id, secret_file }) => {
+                format!(
+                    "check that {} holds a valid secret of client {client_id} in tenant {tenant_id}",
+                    secret_file.display()
+                )
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl TokenCredential for Credential {
+    async fn get_token(
+        &self,
+        scopes: &[&str],
+        options: Option<TokenRequestOptions<'_>>,
+    ) -> azure_core::Result<AccessToken> {
+        self.current().await?.get_token(scopes, options).await
+    }
+}
+
+fn complete(workload: WorkloadIdentity) -> Result<Way, String> {
+    let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let missing =
+        |field: &str, variable: &str| format!("`workloadIdentity` has no `{field}`, and {variable} is not set");
+    let WorkloadIdentity { tenant_id, client_id, token_file } = workload;
+    let variables = ["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_FEDERATED_TOKEN_FILE"];
+    Ok(Way::Workload {
+        tenant_id: tenant_id.or_else(|| env(variables[0])).ok_or_else(|| missing("tenantId", variables[0]))?,
+        client_id: client_id.or_else(|| env(variables[1])).ok_or_else(|| missing("clientId", variables[1]))?,
+        token_file: token_file
+            .or_else(|| env(variables[2]).map(Into::into))
+            .ok_or_else(|| missing("tokenFile", variables[2]))?,
+    })
+}
+
+async fn read(file: &PathBuf) -> azure_core::Result<String> {
+    let text = tokio::fs::read_to_string(file).await.map(Zeroizing::new);
+    let text = text.map_err(|error| {
+        Error::with_error(ErrorKind::Credential, error, format!("{} cannot be read", file.display()))
+    })?;
+    Ok(text.trim().to_owned())
+}

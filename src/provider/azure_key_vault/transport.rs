@@ -1,0 +1,39 @@
+//! The Azure SDK's requests go by way of the agent's own client.
+
+use async_trait::async_trait;
+use azure_core::{
+    error::{Error, ErrorKind},
+    http::{
+        AsyncRawResponse, Body, HttpClient, Request,
+        headers::{HeaderName, HeaderValue, Headers},
+    },
+};
+
+use super::super::http::{Http, HttpError};
+
+#[async_trait]
+impl HttpClient for Http {
+    async fn execute_request(&self, request: &Request) -> azure_core::Result<AsyncRawResponse> {
+        let mut sent = http::Request::builder().method(request.method().as_str()).uri(request.url().as_str());
+        for (name, value) in request.headers().iter() {
+            sent = sent.header(name.as_str(), value.as_str());
+        }
+        let Body::Bytes(body) = request.body() else {
+            return Err(Error::with_message(ErrorKind::Other, "a body that is a stream"));
+        };
+        let sent = sent.body(body.clone()).map_err(|error| Error::new(ErrorKind::Other, error))?;
+        let mut answer = self.send(sent).await.map_err(|error| match error {
+            HttpError::Connect(_) => Error::new(ErrorKind::Connection, error),
+            HttpError::TooLarge => Error::new(ErrorKind::DataConversion, error),
+            error => Error::new(ErrorKind::Io, error),
+        })?;
+        let mut headers = Headers::new();
+        for (name, value) in &answer.headers {
+            if let Ok(value) = value.to_str() {
+                headers.insert(HeaderName::from(name.as_str().to_owned()), HeaderValue::from(value.to_owned()));
+            }
+        }
+        let body = std::mem::take(&mut *answer.body);
+        Ok(AsyncRawResponse::from_bytes(answer.status.as_u16().into(), headers, body))
+    }
+}

@@ -1,0 +1,176 @@
+//! Requests for one name each that go out together, for a store that takes several names at once.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures::future::BoxFuture;
+use tokio::{
+    sync::{Notify, Semaphore, oneshot},
+    time::timeout,
+};
+
+use super::{
+    ProviderError,
+    pace::{Pace, Turn},
+};
+use crate::secret_value::SecretPayload;
+
+/// How long the first one waits for others.
+const WINDOW: Duration = Duration::from_millis(5);
+
+/// What became of one name.
+pub(super) type Outcome = Result<SecretPayload, ProviderError>;
+type Send = Box<dyn Fn(Vec<String>, Turn) -> BoxFuture<'static, HashMap<String, Outcome>> + std::marker::Send + Sync>;
+
+/// Collects names and sends them, `size` at a time and at the store's pace.
+pub(super) struct Batches {
+    size: usize,
+    pace: Arc<Pace>,
+    under_way: Arc<Semaphore>,
+    send: Send,
+    waiting: Mutex<Waiting>,
+    full: Notify,
+}
+
+#[derive(Default)]
+struct Waiting {
+    names: Vec<(String, oneshot::Sender<Outcome>)>,
+    collecting: bool,
+}
+
+impl Batches {
+    /// At most `calls` requests of `size` names each are under way.
+    pub(super) fn new(size: usize, calls: usize, pace: Arc<Pace>, send: Send) -> Arc<Self> {
+        let under_way = Arc::new(Semaphore::new(calls));
+        Arc::new(Self { size, pace, under_way, send, waiting: Mutex::default(), full: Notify::new() })
+    }
+
+    /// Asks for one name. `None` where nobody could be asked within `limit`, or the task that asked is gone.
+    pub(super) async fn ask(self: &Arc<Self>, name: &str, limit: Duration) -> Option<Outcome> {
+        let (tell, told) = oneshot::channel();
+        let collect = {
+            let mut waiting = self.waiting();
+            waiting.names.push((name.to_owned(), tell));
+            if waiting.names.len() >= self.size {
+                self.full.notify_one();
+            }
+            !std::mem::replace(&mut waiting.collecting, true)
+        };
+        if collect {
+            tokio::spawn(Arc::clone(self).collect());
+        }
+        timeout(limit, told).await.ok()?.ok()
+    }
+
+    /// Sends until nobody waits.
+    async fn collect(self: Arc<Self>) {
+        loop {
+            if self.waiting().names.len() < self.size {
+                let _ = timeout(WINDOW, self.full.notified()).await;
+            }
+            // While these are waited for, more names come.
+            let Ok(slot) = Arc::clone(&self.under_way).acquire_owned().await else { return };
+            let turn = self.pace.turn().await;
+            let Some(batch) = self.next() else { return };
+            let batches = Arc::clone(&self);
+            tokio::spawn(async move {
+                let names = batch.iter().map(|(name, _)| name.clone()).collect();
+                let mut outcomes = (batches.send)(names, turn).await;
+                drop(slot);
+                for (name, tell) in batch {
+                    // Nobody may wait any more.
+                    let _ = outcomes.remove(&name).map(|outcome| tell.send(outcome));
+                }
+            });
+        }
+    }
+
+    /// The next names to ask for; `None` ends the collecting. A name stands once in a batch, and those that nobody waits
+    /// for any more are left out.
+    fn next(&self) -> Option<Vec<(String, oneshot::Sender<Outcome>)>> {
+        let mut waiting = self.waiting();
+        let (mut batch, mut rest) = (Vec::<(String, oneshot::Sender<Outcome>)>::new(), Vec::new());
+        for (name, tell) in std::mem::take(&mut waiting.names) {
+            if tell.is_closed() {
+            } else if batch.len() < self.size && batch.iter().all(|(other, _)| *other != name) {
+                batch.push((name, tell));
+            } else {
+                rest.push((name, tell));
+            }
+        }
+        waiting.names = rest;
+        waiting.collecting = !batch.is_empty();
+        waiting.collecting.then_some(batch)
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Batches {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batches").field("size", &self.size).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::{FutureExt, future::join_all};
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(8);
+
+    fn echoing(calls: &Arc<Mutex<Vec<usize>>>) -> Arc<Batches> {
+        let calls = Arc::clone(calls);
+        let send = move |names: Vec<String>, _: Turn| {
+            calls.lock().expect("no panic").push(names.len());
+            async move {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                let echo = |name: String| (name.clone(), Ok(SecretPayload::new(name.into_bytes(), "1")));
+                names.into_iter().map(echo).collect()
+            }
+            .boxed()
+        };
+        Batches::new(10, 8, Arc::new(Pace::new(40)), Box::new(send))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hundred_at_once_are_ten_calls_and_each_gets_its_own() {
+        let calls = Arc::default();
+        let batches = echoing(&calls);
+        let names: Vec<String> = (0..100).map(|number| number.to_string()).collect();
+        let got = join_all(names.iter().map(|name| batches.ask(name, LIMIT))).await;
+        for (name, outcome) in names.iter().zip(got) {
+            let payload = outcome.expect("told").expect("a value");
+            assert_eq!(payload.expose(), name.as_bytes());
+        }
+        assert_eq!(*calls.lock().expect("no panic"), [10; 10]);
+        assert!(batches.ask("later", LIMIT).await.is_some(), "it collects again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_left_is_not_asked_for_and_one_name_stands_once_in_a_call() {
+        let calls = Arc::default();
+        let batches = echoing(&calls);
+        let left = tokio::time::timeout(Duration::from_millis(1), batches.ask("left", LIMIT));
+        assert!(left.await.is_err());
+        let (one, same) = tokio::join!(batches.ask("a", LIMIT), batches.ask("a", LIMIT));
+        assert!(one.is_some() && same.is_some());
+        assert_eq!(*calls.lock().expect("no panic"), [1, 1]);
+        assert_eq!(batches.waiting().names.len(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_panics_tells_its_own_and_nobody_else() {
+        let send = |names: Vec<String>, _: Turn| async move { panic!("planted {}", names.len()) }.boxed();
+        let batches = Batches::new(10, 8, Arc::new(Pace::new(40)), Box::new(send));
+        assert!(batches.ask("a", LIMIT).await.is_none());
+        assert!(batches.ask("b", LIMIT).await.is_none(), "and it goes on");
+    }
+}

@@ -1,0 +1,258 @@
+//! Vault's HTTP API, as far as it is used. No answer is ever quoted.
+
+use std::time::Duration;
+
+use http::{HeaderValue, Request, StatusCode, request::Builder};
+use reqwest::Url;
+use serde::Deserialize;
+use serde_json::{json, value::RawValue};
+use zeroize::Zeroizing;
+
+use super::super::http::{Answer, Http, HttpError};
+use crate::error::BoxError;
+
+/// One server, in one namespace.
+#[derive(Debug)]
+pub(super) struct Api {
+    http: Http,
+    /// Ends in `/v1/`.
+    base: String,
+    namespace: Option<HeaderValue>,
+}
+
+/// The version of the key/value engine at a mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kv {
+    One,
+    Two,
+}
+
+/// A secret: the JSON object as the store gave it, and its version.
+pub(super) struct Read {
+    pub(super) object: Vec<u8>,
+    pub(super) version: String,
+}
+
+/// A token that was given out.
+#[derive(Deserialize)]
+pub(super) struct Granted {
+    pub(super) client_token: Zeroizing<String>,
+    /// Seconds; 0 is for ever.
+    pub(super) lease_duration: u64,
+    pub(super) renewable: bool,
+}
+
+/// Why a request did not give what was asked for. Texts are the agent's own.
+#[derive(Debug)]
+pub(super) enum Failed {
+    NotFound,
+    /// There is metadata, and no value.
+    Gone(&'static str),
+    Denied(&'static str),
+    Login(String),
+    Throttled(Option<Duration>),
+    Unavailable(BoxError),
+    Invalid(&'static str),
+}
+
+impl From<HttpError> for Failed {
+    fn from(error: HttpError) -> Self {
+        match error {
+            HttpError::TooLarge => Self::Invalid("it is larger than 1.5 MiB"),
+            error => Self::Unavailable(error.into()),
+        }
+    }
+}
+
+impl Api {
+    /// # Errors
+    /// A namespace that cannot be sent.
+    pub(super) fn new(http: Http, address: &Url, namespace: Option<&str>) -> Result<Self, String> {
+        let namespace = namespace.map(HeaderValue::from_str).transpose();
+        let namespace = namespace.map_err(|_| "`namespace` has a character that no header can have".to_owned())?;
+        Ok(Self { http, base: format!("{}/v1/", address.as_str().trim_end_matches('/')), namespace })
+    }
+
+    /// Which version of the engine is at a mount. Whoever may read anything in it may ask that.
+    pub(super) async fn kv_version(&self, token: &str, mount: &str, path: &str) -> Result<Kv, Failed> {
+        #[derive(Deserialize)]
+        struct Reply {
+            data: Mount,
+        }
+        #[derive(Deserialize)]
+        struct Mount {
+            r#type: String,
+            options: Option<Options>,
+        }
+        #[derive(Deserialize)]
+        struct Options {
+            version: Option<String>,
+        }
+        let answer = self.get(token, &format!("sys/internal/ui/mounts/{mount}/{path}")).await?;
+        let reply: Reply = parse(&answer)?;
+        match (reply.data.r#type.as_str(), reply.data.options.and_then(|options| options.version).as_deref()) {
+            ("kv", Some("2")) => Ok(Kv::Two),
+            ("kv" | "generic", None | Some("1")) => Ok(Kv::One),
+            _ => Err(Failed::Invalid("the mount of the instance is no key/value engine")),
+        }
+    }
+
+    /// Reads a secret.
+    pub(super) async fn read(
+        &self,
+        token: &str,
+        kv: Kv,
+        mount: &str,
+        path: &str,
+        version: Option<&str>,
+    ) -> Result<Read, Failed> {
+        match kv {
+            Kv::One => {
+                let answer = self.get(token, &format!("{mount}/{path}")).await?;
+                #[derive(Deserialize)]
+                struct Reply<'a> {
+                    #[serde(borrow)]
+                    data: &'a RawValue,
+                }
+                let reply: Reply = parse(&answer)?;
+                Ok(Read { object: reply.data.get().as_bytes().to_vec(), version: String::new() })
+            }
+            Kv::Two => {
+                let query = version.map_or_else(String::new, |version| format!("?version={version}"));
+                let answer = self.send(self.request("GET", token, &format!("{mount}/data/{path}{query}")), "").await?;
+                second(&answer)
+            }
+        }
+    }
+
+    /// Whose token it is.
+    pub(super) async fn look_up(&self, token: &str) -> Result<String, Failed> {
+        #[derive(Deserialize)]
+        struct Reply {
+            data: Token,
+        }
+        #[derive(Deserialize)]
+        struct Token {
+            display_name: String,
+            policies: Vec<String>,
+        }
+        let answer = self.get(token, "auth/token/lookup-self").await?;
+        let token = parse::<Reply>(&answer)?.data;
+        Ok(format!("{} (policies: {})", token.display_name, token.policies.join(", ")))
+    }
+
+    /// Logs in; `proof` is what the method wants.
+    pub(super) async fn log_in(&self, mount: &str, proof: &serde_json::Value) -> Result<Granted, Failed> {
+        let body = Zeroizing::new(proof.to_string());
+        self.granted(self.request("POST", "", &format!("auth/{mount}/login")), &body).await
+    }
+
+    /// Makes a token live on.
+    pub(super) async fn renew(&self, token: &str) -> Result<Granted, Failed> {
+        self.granted(self.request("POST", token, "auth/token/renew-self"), &json!({}).to_string()).await
+    }
+
+    async fn granted(&self, request: Builder, body: &str) -> Result<Granted, Failed> {
+        #[derive(Deserialize)]
+        struct Reply {
+            auth: Granted,
+        }
+        let answer = self.send(request, body).await?;
+        match answer.status {
+            StatusCode::OK => Ok(parse::<Reply>(&answer)?.auth),
+            // Vault has several statuses for proof that it does not believe.
+            status if status.is_client_error() => Err(Failed::Login(format!("HTTP {} at a login", status.as_u16()))),
+            status => Err(unexpected(status)),
+        }
+    }
+
+    async fn get(&self, token: &str, path: &str) -> Result<Answer, Failed> {
+        let answer = self.send(self.request("GET", token, path), "").await?;
+        match answer.status {
+            StatusCode::OK => Ok(answer),
+            StatusCode::NOT_FOUND => Err(Failed::NotFound),
+            status => Err(unexpected(status)),
+        }
+    }
+
+    fn request(&self, method: &str, token: &str, path: &str) -> Builder {
+        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
+        request = request.header("X-Vault-Request", "true");
+        if !token.is_empty() {
+            request = request.header("X-Vault-Token", token);
+        }
+        match &self.namespace {
+            Some(namespace) => request.header("X-Vault-Namespace", namespace),
+            None => request,
+        }
+    }
+
+    /// An answer that is one: neither a refusal of the whole server nor of the token.
+    async fn send(&self, request: Builder, body: &str) -> Result<Answer, Failed> {
+        let request = request.body(body.to_owned()).map_err(|_| {
+            // The path is checked; what is left is a token with a line break or the like.
+            Failed::Login("the token has a character that no header can have".to_owned())
+        })?;
+        let answer = self.http.send(request).await?;
+        match answer.status {
+            StatusCode::FORBIDDEN => Err(Failed::Denied("HTTP 403")),
+            StatusCode::TOO_MANY_REQUESTS => Err(Failed::Throttled(answer.retry_after())),
+            // 472 and 473 are standbys, 412 is a replica that is behind, 3xx points to the active one.
+            status if status.is_server_error() || status.is_redirection() => Err(unexpected(status)),
+            status if [412, 472, 473].contains(&status.as_u16()) => Err(unexpected(status)),
+            _ => Ok(answer),
+        }
+    }
+}
+
+/// The answer of KV version 2: for a version without a value the metadata alone, with status 404.
+fn second(answer: &Answer) -> Result<Read, Failed> {
+    #[derive(Deserialize)]
+    struct Reply<'a> {
+        #[serde(borrow)]
+        data: Option<Data<'a>>,
+    }
+    #[derive(Deserialize)]
+    struct Data<'a> {
+        #[serde(borrow)]
+        data: Option<&'a RawValue>,
+        metadata: Metadata,
+    }
+    #[derive(Deserialize)]
+    struct Metadata {
+        version: u64,
+        destroyed: bool,
+    }
+    let data = match answer.status {
+        StatusCode::OK => parse::<Reply>(answer)?.data,
+        // Without metadata there is none of that name.
+        StatusCode::NOT_FOUND => serde_json::from_slice::<Reply>(&answer.body).ok().and_then(|reply| reply.data),
+        status => return Err(unexpected(status)),
+    };
+    match data {
+        None => Err(Failed::NotFound),
+        Some(Data { data: Some(object), metadata }) => {
+            Ok(Read { object: object.get().as_bytes().to_vec(), version: metadata.version.to_string() })
+        }
+        Some(Data { data: None, metadata: Metadata { destroyed: true, .. } }) => {
+            Err(Failed::Gone("the version is destroyed"))
+        }
+        Some(Data { data: None, .. }) => Err(Failed::Gone("the version is deleted")),
+    }
+}
+
+fn unexpected(status: StatusCode) -> Failed {
+    match status.as_u16() {
+        400..=411 | 413..=471 => Failed::Invalid("the store calls the request invalid"),
+        503 => Failed::Unavailable("HTTP 503: sealed, or not ready".into()),
+        other => Failed::Unavailable(format!("HTTP {other}").into()),
+    }
+}
+
+/// An error of the parser could quote a value.
+fn parse<'a, T: Deserialize<'a>>(answer: &'a Answer) -> Result<T, Failed> {
+    serde_json::from_slice(&answer.body).map_err(|error| match error.is_eof() {
+        true => Failed::Unavailable("the answer ended early".into()),
+        false => Failed::Invalid("it is not what the API describes"),
+    })
+}

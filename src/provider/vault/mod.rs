@@ -1,0 +1,317 @@
+//! HashiCorp Vault and OpenBao: KV version 2 and 1.
+//!
+//! Rights at Vault: `read` on `MOUNT/data/PATH` (KV version 2) or `MOUNT/PATH` (version 1), by a policy of the role that
+//! the agent logs in with. Whether a mount is version 1 or 2 is asked once, which needs no policy beyond that.
+//!
+//! The requests are the agent's own and few: a client library that parses values into numbers, keeps whole answers in its
+//! errors and has no bound on what it reads would break three promises of this program.
+
+mod api;
+mod session;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use serde::Deserialize;
+use tokio::sync::OnceCell;
+
+use self::{
+    api::{Api, Failed, Kv, Read},
+    session::{Login, Session, Token},
+};
+use super::{
+    Identity, ProviderError, ProviderName, SecretProvider,
+    http::{Http, check_address},
+    kind::{self, BuildError, Common, Store, check_segments},
+};
+use crate::{
+    request::{MAX_PATH_BYTES, RemoteRef},
+    secret_value::SecretPayload,
+};
+
+/// Few values are larger; Vault itself takes a megabyte.
+const USUAL_VALUE_BYTES: usize = 64 * 1024;
+
+pub(super) const STORE: Store = Store {
+    kind: "vault",
+    by_default: false,
+    concurrency: 16,
+    together: 1,
+    check_path,
+    check_version: |_, version| check_version(version),
+    settings: kind::settings::<Settings>,
+};
+
+/// What the operator's file may say of an instance of this kind.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Settings {
+    /// As in `https://vault.example.com:8200`.
+    address: String,
+    /// The mount of the key/value engine.
+    #[serde(default = "default_mount")]
+    mount: String,
+    /// 1 or 2; found out where it is left out.
+    kv_version: Option<u8>,
+    /// Vault Enterprise's, or OpenBao's.
+    namespace: Option<String>,
+    /// Certificates to trust beside the system's, PEM.
+    ca_file: Option<PathBuf>,
+    auth: Auth,
+}
+
+/// Exactly one of these.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Auth {
+    kubernetes: Option<KubernetesAuth>,
+    app_role: Option<AppRole>,
+    /// A file with a token that somebody else renews; read at each use.
+    token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct KubernetesAuth {
+    role: String,
+    /// The mount of the auth method.
+    #[serde(default = "kubernetes_mount")]
+    mount: String,
+    /// The service account's token; read at each login. Best a projected one with an audience of its own.
+    #[serde(default = "service_account_token")]
+    token_file: PathBuf,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct AppRole {
+    role_id: String,
+    /// Read at each login.
+    secret_id_file: PathBuf,
+    /// The mount of the auth method.
+    #[serde(default = "app_role_mount")]
+    mount: String,
+}
+
+fn default_mount() -> String {
+    "secret".to_owned()
+}
+
+fn kubernetes_mount() -> String {
+    "kubernetes".to_owned()
+}
+
+fn app_role_mount() -> String {
+    "approle".to_owned()
+}
+
+fn service_account_token() -> PathBuf {
+    "/var/run/secrets/kubernetes.io/serviceaccount/token".into()
+}
+
+impl Auth {
+    fn login(self) -> Result<Login, String> {
+        match self {
+            Self { kubernetes: Some(KubernetesAuth { role, mount, token_file }), app_role: None, token_file: None } => {
+                check_mount(&mount)?;
+                Ok(Login::Kubernetes { role, mount, token_file })
+            }
+            Self { kubernetes: None, app_role: Some(AppRole { role_id, secret_id_file, mount }), token_file: None } => {
+                check_mount(&mount)?;
+                Ok(Login::AppRole { role_id, mount, secret_id_file })
+            }
+            Self { kubernetes: None, app_role: None, token_file: Some(file) } => Ok(Login::TokenFile(file)),
+            _ => Err("`auth` must have exactly one of `kubernetes`, `appRole` and `tokenFile`".to_owned()),
+        }
+    }
+}
+
+#[async_trait]
+impl kind::Settings for Settings {
+    async fn build(self: Box<Self>, common: Common) -> Result<Arc<dyn SecretProvider>, BuildError> {
+        let Self { address, mount, kv_version, namespace, ca_file, auth } = *self;
+        let address =
+            check_address(&address, common.allow_insecure).map_err(|problem| format!("`address` {problem}"))?;
+        check_mount(&mount)?;
+        let kv = match kv_version {
+            None => OnceCell::new(),
+            Some(1) => OnceCell::new_with(Some(Kv::One)),
+            Some(2) => OnceCell::new_with(Some(Kv::Two)),
+            Some(_) => return Err(BuildError::Invalid("`kvVersion` must be 1 or 2".to_owned())),
+        };
+        let http = match ca_file {
+            Some(file) => Http::new(Some(&file))?,
+            None => common.http,
+        };
+        let api = Api::new(http, &address, namespace.as_deref())?;
+        Ok(Arc::new(Vault { name: common.name, mount, kv, session: Session::new(api, auth.login()?) }))
+    }
+}
+
+/// One mount of one Vault.
+#[derive(Debug)]
+struct Vault {
+    name: ProviderName,
+    mount: String,
+    kv: OnceCell<Kv>,
+    session: Session,
+}
+
+impl Vault {
+    /// Reads with this token, having found out how.
+    async fn read(&self, token: &Token, remote: &RemoteRef) -> Result<Read, Failed> {
+        let (api, mount, path) = (self.session.api(), self.mount.as_str(), remote.path.as_str());
+        let kv = *self.kv.get_or_try_init(|| api.kv_version(token.text(), mount, path)).await?;
+        match (kv, &remote.version) {
+            (Kv::One, Some(_)) => {
+                Err(Failed::Invalid("the mount is KV version 1, which has no versions; leave out `version`"))
+            }
+            _ => api.read(token.text(), kv, mount, path, remote.version.as_deref()).await,
+        }
+    }
+
+    async fn read_logged_in(&self, remote: &RemoteRef) -> Result<Read, Failed> {
+        let token = self.session.token().await?;
+        match self.read(&token, remote).await {
+            // The token may be revoked, or older than the rights that it should have.
+            Err(denied @ Failed::Denied(_)) => match self.session.another_than(&token).await? {
+                Some(fresh) => self.read(&fresh, remote).await,
+                None => Err(denied),
+            },
+            outcome => outcome,
+        }
+    }
+
+    fn explain(&self, remote: &RemoteRef, failed: Failed) -> ProviderError {
+        let (provider, path) = (self.name.clone(), remote.path.clone());
+        match failed {
+            Failed::NotFound => ProviderError::NotFound { provider, path },
+            Failed::Gone(problem) => {
+                ProviderError::Unreadable { provider, path, problem, source: "Vault has its metadata only".into() }
+            }
+            Failed::Denied(said) => {
+                let data = if self.kv.get() == Some(&Kv::One) { "" } else { "data/" };
+                let action =
+                    format!("a policy with: path \"{}/{data}{path}\" {{ capabilities = [\"read\"] }}", self.mount);
+                let identity = self.session.who();
+                ProviderError::AccessDenied { provider, path, action: action.into(), identity, source: said.into() }
+            }
+            Failed::Login(said) => {
+                let remedy = self.session.remedy().into();
+                ProviderError::Credentials { provider, remedy, source: said.into() }
+            }
+            Failed::Throttled(retry_after) => {
+                ProviderError::Throttled { provider, retry_after, source: "a rate limit quota of Vault's".into() }
+            }
+            Failed::Unavailable(source) => ProviderError::Unavailable { provider, source },
+            Failed::Invalid(problem) => ProviderError::Invalid { provider, path, problem, source: None },
+        }
+    }
+}
+
+#[async_trait]
+impl SecretProvider for Vault {
+    fn name(&self) -> &ProviderName {
+        &self.name
+    }
+
+    fn usual_payload_bytes(&self) -> usize {
+        USUAL_VALUE_BYTES
+    }
+
+    async fn fetch(&self, remote: &RemoteRef, identity: &Identity) -> Result<SecretPayload, ProviderError> {
+        let Identity::Agent = identity;
+        match self.read_logged_in(remote).await {
+            Ok(read) => Ok(SecretPayload::new(read.object, read.version)),
+            Err(failed) => Err(self.explain(remote, failed)),
+        }
+    }
+
+    async fn validate(&self) -> Result<String, ProviderError> {
+        let (provider, path, version) = (self.name.clone(), "auth/token/lookup-self".to_owned(), None);
+        let remote = RemoteRef { provider, path, version };
+        let looked_up = async {
+            let token = self.session.token().await?;
+            match self.session.api().look_up(token.text()).await {
+                Err(denied @ Failed::Denied(_)) => match self.session.another_than(&token).await? {
+                    Some(fresh) => self.session.api().look_up(fresh.text()).await,
+                    None => Err(denied),
+                },
+                outcome => outcome,
+            }
+        };
+        looked_up.await.map_err(|failed| self.explain(&remote, failed))
+    }
+
+    async fn keep_ready(&self) -> Option<Duration> {
+        self.session.keep().await
+    }
+}
+
+/// Paths below the mount: letters, digits and `_.@=+~!-` between slashes, none at either end.
+fn check_path(path: &str) -> Result<String, String> {
+    if path.is_empty() || path.len() > MAX_PATH_BYTES {
+        return Err(format!("must have 1 to {MAX_PATH_BYTES} characters"));
+    }
+    if path.starts_with('/') || path.ends_with('/') {
+        return Err("begins or ends with `/`; write it as below the mount, as in prod/app".to_owned());
+    }
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "/_.@=+~!-".contains(c);
+    if let Some(bad) = path.chars().find(|c| !allowed(*c)) {
+        return Err(format!("has the character {}; a path has letters, digits and /_.@=+~!-", bad.escape_unicode()));
+    }
+    check_segments(path)?;
+    Ok(path.to_owned())
+}
+
+fn check_mount(mount: &str) -> Result<(), String> {
+    check_path(mount).map(|_| ()).map_err(|problem| format!("`mount` {problem}"))
+}
+
+/// The number of a version, from 1.
+fn check_version(version: &str) -> Result<(), String> {
+    match version.parse::<u32>() {
+        Ok(number) if number > 0 && version == number.to_string() => Ok(()),
+        _ => Err("must be the number of a version, from 1".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_below_the_mount() {
+        for good in ["app", "prod/app", "a/b/c.d_e-f", "user@host", "a=b+c~d!"] {
+            assert_eq!(check_path(good), Ok(good.to_owned()), "{good}");
+        }
+        for bad in
+            ["", "/a", "a/", "a//b", "../a", "a/../b", "a/./b", "a?version=1", "a#b", "a%2fb", "a b", "a*", "ä", "a\n"]
+        {
+            assert!(check_path(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn versions_are_numbers() {
+        for good in ["1", "42"] {
+            assert_eq!(check_version(good), Ok(()), "{good}");
+        }
+        for bad in ["", "0", "01", "-1", "+1", "latest", "4294967296"] {
+            assert!(check_version(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn one_way_to_log_in() {
+        let login = |text: &str| serde_yaml::from_str::<Auth>(text).expect("an auth").login();
+        assert!(
+            matches!(login("kubernetes: {role: jasm}"), Ok(Login::Kubernetes { mount, .. }) if mount == "kubernetes")
+        );
+        assert!(matches!(login("appRole: {roleId: x, secretIdFile: /f}"), Ok(Login::AppRole { .. })));
+        assert!(matches!(login("tokenFile: /f"), Ok(Login::TokenFile(_))));
+        for bad in ["{}", "{tokenFile: /f, kubernetes: {role: jasm}}", "kubernetes: {role: jasm, mount: a/../b}"] {
+            assert!(login(bad).is_err(), "{bad}");
+        }
+    }
+}
