@@ -80,7 +80,7 @@ impl SecretProvider for Folder {
         read.map_err(|failed| self.explain(remote, failed))
     }
 
-    async fn validate(&self) -> Result<String, ProviderError> {
+    async fn warm_up(&self) -> Result<String, ProviderError> {
         match tokio::fs::read_dir(&self.directory).await {
             Ok(_) => Ok(format!("files under {}", self.directory.display())),
             Err(error) => Err(ProviderError::Unavailable { provider: self.name.clone(), source: error.into() }),

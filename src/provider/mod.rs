@@ -51,12 +51,20 @@ pub trait SecretProvider: fmt::Debug + Send + Sync {
     /// [`ProviderError`], classified; the store's own text only in its source.
     async fn fetch(&self, remote: &RemoteRef, identity: &Identity) -> Result<SecretPayload, ProviderError>;
 
-    /// Tries configuration, credentials and the way to the store, without reading a secret; gives the store's name for
-    /// the agent. The caller bounds its time.
+    /// Gets credentials ready, and connections where that costs the store nothing; gives the store's name for the agent.
+    /// Every agent does that at its start. The caller bounds its time.
     ///
     /// # Errors
     /// [`ProviderError`], as of a fetch.
-    async fn validate(&self) -> Result<String, ProviderError>;
+    async fn warm_up(&self) -> Result<String, ProviderError>;
+
+    /// The same, and whether the store itself is reached, for `jasm-agent check`. Reads no secret.
+    ///
+    /// # Errors
+    /// [`ProviderError`], as of a fetch.
+    async fn validate(&self) -> Result<String, ProviderError> {
+        self.warm_up().await
+    }
 
     /// Keeps credentials from running out while nobody asks; gives the time until it is to be called again, or nothing
     /// where that is not needed.

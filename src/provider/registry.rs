@@ -85,14 +85,15 @@ impl Instance {
         Self { kind, adapter: built.adapter, slots, circuit: Circuit::default(), throttle: Throttle::default() }
     }
 
-    async fn validate(&self, limit: Duration) -> Result<String, ProviderError> {
-        let validated = tokio::time::timeout(limit, self.adapter.validate());
+    async fn validate(&self) -> Result<String, ProviderError> {
+        let validated = tokio::time::timeout(TIMEOUT, self.adapter.validate());
         validated.await.unwrap_or_else(|_| Err(no_answer(self.adapter.name())))
     }
 
     async fn warm_up(&self) {
         let (provider, kind) = (self.adapter.name(), self.kind.as_str());
-        match self.validate(WARM_UP).await {
+        let warm = tokio::time::timeout(WARM_UP, self.adapter.warm_up());
+        match warm.await.unwrap_or_else(|_| Err(no_answer(provider))) {
             Ok(identity) => tracing::info!(%provider, kind, identity, "provider is ready"),
             Err(error) => tracing::warn!(%provider, kind, error = %chain(&error), "provider is not ready yet"),
         }
@@ -166,7 +167,7 @@ impl Registry {
     /// Tries each instance without reading a secret, all at once.
     pub async fn validate(&self) -> Vec<Validated> {
         let tried = self.instances.iter().map(|(name, instance)| async move {
-            let (started, outcome) = (Instant::now(), instance.validate(TIMEOUT).await);
+            let (started, outcome) = (Instant::now(), instance.validate().await);
             Validated { name: name.clone(), kind: instance.kind, outcome, took: started.elapsed() }
         });
         join_all(tried).await

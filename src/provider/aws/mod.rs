@@ -162,6 +162,16 @@ impl<C: Clone> Account<C> {
         }
     }
 
+    /// Whether the service answered, whatever it said but that it does not know the agent.
+    fn reached(&self, outcome: Result<(), Failed>) -> Result<(), ProviderError> {
+        match outcome {
+            Err(failed) if matches!(failed.failure, Failure::Credentials | Failure::Unavailable) => {
+                Err(self.explain("", "", failed))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Loads credentials and learns who the agent is. `sts:GetCallerIdentity` needs no right.
     async fn who(&self) -> Result<String, ProviderError> {
         let asked = async {

@@ -271,8 +271,19 @@ impl SecretProvider for ParameterStore {
         }
     }
 
-    async fn validate(&self) -> Result<String, ProviderError> {
+    async fn warm_up(&self) -> Result<String, ProviderError> {
         self.asker.account.who().await
+    }
+
+    async fn validate(&self) -> Result<String, ProviderError> {
+        let account = &self.asker.account;
+        let identity = account.who().await?;
+        // One name and no value; that there is no right to it is an answer, too.
+        let described = account.ask(async |client| {
+            client.describe_parameters().max_results(1).send().await.map(|_| ()).map_err(Failed::from)
+        });
+        account.reached(described.await)?;
+        Ok(identity)
     }
 }
 

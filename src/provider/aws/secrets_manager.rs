@@ -29,6 +29,8 @@ const MAX_VALUE_BYTES: usize = 64 * 1024;
 /// What marks a version id in an annotation, as External Secrets Operator writes it.
 const VERSION_ID: &str = "uuid/";
 const READ: &str = "secretsmanager:GetSecretValue";
+/// Asked for to see whether the service answers; that there is none, or no right to it, is an answer.
+const NO_SECRET: &str = "jasm-agent-check";
 
 pub(in crate::provider) const STORE: Store = Store {
     kind: "aws-secretsmanager",
@@ -119,8 +121,17 @@ impl SecretProvider for SecretsManager {
         }
     }
 
-    async fn validate(&self) -> Result<String, ProviderError> {
+    async fn warm_up(&self) -> Result<String, ProviderError> {
         self.0.who().await
+    }
+
+    async fn validate(&self) -> Result<String, ProviderError> {
+        let identity = self.0.who().await?;
+        let described = self.0.ask(async |client| {
+            client.describe_secret().secret_id(NO_SECRET).send().await.map(|_| ()).map_err(Failed::from)
+        });
+        self.0.reached(described.await)?;
+        Ok(identity)
     }
 }
 

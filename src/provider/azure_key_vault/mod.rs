@@ -300,12 +300,16 @@ impl SecretProvider for KeyVault {
         Ok(SecretPayload::new(bundle.value.as_bytes().to_vec(), version))
     }
 
-    async fn validate(&self) -> Result<String, ProviderError> {
+    async fn warm_up(&self) -> Result<String, ProviderError> {
         let remote = RemoteRef { provider: self.name.clone(), path: String::new(), version: None };
-        self.reach().await?;
         let token = self.credential.get_token(&[&scope(&self.url)], None::<TokenRequestOptions<'_>>).await;
         token.map_err(|error| self.explain(&remote, &error))?;
         Ok(self.credential.who())
+    }
+
+    async fn validate(&self) -> Result<String, ProviderError> {
+        self.reach().await?;
+        self.warm_up().await
     }
 }
 

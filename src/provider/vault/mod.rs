@@ -227,7 +227,7 @@ impl SecretProvider for Vault {
         }
     }
 
-    async fn validate(&self) -> Result<String, ProviderError> {
+    async fn warm_up(&self) -> Result<String, ProviderError> {
         let (provider, path, version) = (self.name.clone(), "auth/token/lookup-self".to_owned(), None);
         let remote = RemoteRef { provider, path, version };
         let looked_up = async {
