@@ -14,7 +14,7 @@ DENY := $(CACHE)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-demo: rust control-plane ## the main job on a real API server: an annotated pod in, a Secret out (KEEP=1: stay up)
+demo: rust control-plane ## the main job on a real API server: pods ask three stores, Secrets come out (KEEP=1: stay up)
 	@echo 'Building the agent (the first time: about 3 minutes) ...'
 	@cargo build --locked --quiet
 	@tests/demo.py target/debug/jasm-agent
@@ -29,6 +29,7 @@ e2e: rust ## the install on a real node: one of its own (root, Debian or Ubuntu)
 check: rust $(DENY) ## format, lints, licences and bans; no network but the crate registry
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- --deny warnings
+	cargo clippy --locked --no-default-features --features aws -- --deny warnings
 	$(DENY) --all-features check --hide-inclusion-graph bans licenses sources
 
 bench: rust control-plane ## figures of a release build, beside the targets (the first time: about 10 minutes)

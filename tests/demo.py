@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""The main job on real input: an annotated pod in, a Secret out, on a real API server, from one command (make demo).
+"""The main job on real input: annotated pods in, Secrets out, on a real API server, from one command (make demo).
 
-Starts a control plane and an emulator of AWS Secrets Manager, applies rbac/, and runs the agent with a token as the
-DaemonSet's pods have it. There is no kubelet, so pods are created already bound to the agent's node, and do not start.
+Starts a control plane, an emulator of AWS Secrets Manager and Parameter Store, and a real Vault; applies rbac/, and runs
+the agent with a token as the DaemonSet's pods have it. Three pods on one node each ask another store. There is no
+kubelet, so pods are created already bound to the agent's node, and do not start.
 
 Usage: demo.py AGENT      (the agent's program; KEEP=1 keeps everything running until Ctrl-C)
 """
@@ -23,16 +24,32 @@ import urllib.request
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
 NODE, SYSTEM, NAMESPACE = "demo-node", "jasm-system", "team-a"
-PATH, SECRET = "/prod/codnod/config", "app-credentials"
-# Made up; what a platform engineer would have put into AWS Secrets Manager.
-SOURCE = {"DB_HOST": "db.internal", "DB_USER": "codnod", "DB_PASSWORD": "not-a-real-password"}
+# Made up: what a platform engineer would have put into each store, and the annotation by which a pod asks for it.
+PODS = [
+    {"name": "web", "provider": "aws-secretsmanager", "path": "/prod/team-a/config", "secret": "app-credentials",
+     "data": {"DB_HOST": "db.internal", "DB_USER": "codnod", "DB_PASSWORD": "not-a-real-password"}},
+    {"name": "worker", "provider": "aws-ssm", "path": "/prod/team-a/worker/*", "secret": "worker-settings",
+     "data": {"LOG_LEVEL": "info", "QUEUE_URL": "https://queue.internal/jobs", "QUEUE_TOKEN": "not-a-real-token"}},
+    {"name": "report", "provider": "vault", "path": "prod/team-a/report", "secret": "report-database",
+     "data": {"user": "report", "password": "not-a-real-password-either", "port": "5432"}},
+]
 POLICY = f"""rules:
   - namespaces: [{NAMESPACE}]
     serviceAccounts: ["*"]
-    providers: [aws-secretsmanager]
-    paths: ["/prod/codnod/*"]
+    providers: [aws-secretsmanager, aws-ssm]
+    paths: ["/prod/{{namespace}}/**"]
+  - namespaces: [{NAMESPACE}]
+    serviceAccounts: ["*"]
+    providers: [vault]
+    paths: ["prod/{{namespace}}/**"]
 """
-ANNOTATION = f"provider: aws-secretsmanager\npath: {PATH}\nsecretName: {SECRET}\n"
+# The servers of the demo listen on the loopback address alone, and have no TLS.
+PROVIDERS = """providers:
+  - {name: aws-secretsmanager, kind: aws-secretsmanager, allowInsecure: true}
+  - {name: aws-ssm, kind: aws-ssm, allowInsecure: true}
+  - {name: vault, kind: vault, allowInsecure: true, address: "%s", auth: {tokenFile: %s}}
+"""
+VAULT_POLICY = 'path "secret/data/prod/*" { capabilities = ["read"] }'
 WAIT_SECONDS = 30
 
 
@@ -95,15 +112,70 @@ def kubectl(env, *arguments):
     return done.stdout
 
 
-def put_source(env):
-    """Stores the secret in the emulator, as `aws secretsmanager create-secret` would."""
-    body = json.dumps({"Name": PATH, "SecretString": json.dumps(SOURCE), "ClientRequestToken": os.urandom(16).hex()})
-    request = urllib.request.Request(env["MOTO_URL"], body.encode(), {
-        "Content-Type": "application/x-amz-json-1.1",
-        "X-Amz-Target": "secretsmanager.CreateSecret",
-        "Authorization": "AWS4-HMAC-SHA256 Credential=demo/20260101/us-east-1/secretsmanager/aws4_request, SignedHeaders=host, Signature=0",
-    })
-    urllib.request.urlopen(request).read()
+def annotation(pod):
+    return f"provider: {pod['provider']}\npath: {pod['path']}\nsecretName: {pod['secret']}\n"
+
+
+def post(url, body, headers=None):
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json", **(headers or {})})
+    return json.loads(urllib.request.urlopen(request, timeout=10).read() or "{}")
+
+
+def ask_aws(env, service, target, body):
+    """One call to the emulator, as the `aws` command line makes it."""
+    signed = f"Credential=demo/20260101/us-east-1/{service}/aws4_request, SignedHeaders=host, Signature=0"
+    headers = {"Content-Type": "application/x-amz-json-1.1", "X-Amz-Target": target, "Authorization": f"AWS4-HMAC-SHA256 {signed}"}
+    return post(env["MOTO_URL"], body, headers)
+
+
+def fill_stores(env, vault):
+    """Puts each pod's values where it asks for them."""
+    for pod in PODS:
+        if pod["provider"] == "aws-secretsmanager":
+            body = {"Name": pod["path"], "SecretString": json.dumps(pod["data"]), "ClientRequestToken": os.urandom(16).hex()}
+            ask_aws(env, "secretsmanager", "secretsmanager.CreateSecret", body)
+        elif pod["provider"] == "aws-ssm":
+            for name, value in pod["data"].items():
+                body = {"Name": pod["path"].rstrip("*") + name, "Value": value, "Type": "SecureString"}
+                ask_aws(env, "ssm", "AmazonSSM.PutParameter", body)
+        else:
+            vault.ask("secret/data/" + pod["path"], {"data": pod["data"]})
+
+
+class Vault:
+    """A real Vault core with its storage in memory. It ends with SIGTERM, or when this program does."""
+
+    def __init__(self):
+        built = subprocess.run([PROJECT / "tests/control-plane/build.sh", "vault"], stdout=subprocess.PIPE, text=True)
+        if built.returncode != 0:
+            raise Failed("Vault was not built; the reason is above")
+        program = pathlib.Path(built.stdout.split()[-1]) / "vault"
+        leash = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
+        self.process = subprocess.Popen([*leash, program], stdout=subprocess.PIPE, text=True)
+        ready = json.loads(self.process.stdout.readline() or "{}")
+        if not ready:
+            raise Failed("Vault did not start; its own message is above")
+        self.url, self.root = ready["url"], ready["root_token"]
+
+    def ask(self, path, body):
+        return post(f"{self.url}/v1/{path}", body, {"X-Vault-Token": self.root})
+
+    def set_up(self):
+        """A key/value engine, and a token that may read what its policy says."""
+        self.ask("sys/mounts/secret", {"type": "kv", "options": {"version": "2"}})
+        self.ask("sys/policies/acl/jasm", {"policy": VAULT_POLICY})
+        wait_for("Vault's key/value engine", lambda: self.writes("secret/data/ready"))
+        return self.ask("auth/token/create", {"policies": ["jasm"]})["auth"]["client_token"]
+
+    def writes(self, path):
+        try:
+            return self.ask(path, {"data": {}})
+        except OSError:
+            return None
+
+    def end(self):
+        self.process.terminate()
+        self.process.wait()
 
 
 def agent_identity(api, folder, env):
@@ -127,13 +199,15 @@ def agent_identity(api, folder, env):
     return kubeconfig
 
 
-def start_agent(program, folder, kubeconfig, env):
-    policy, log = folder / "policy.yaml", folder / "agent.log"
+def start_agent(program, folder, kubeconfig, env, vault, token):
+    policy, providers, token_file, log = (folder / name for name in ["policy.yaml", "providers.yaml", "vault-token", "agent.log"])
     policy.write_text(POLICY)
+    token_file.write_text(token)
+    providers.write_text(PROVIDERS % (vault.url, token_file))
     listen = "127.0.0.1:" + free_port()
     agent = subprocess.Popen([program], stderr=log.open("w"), env={
         "NODE_NAME": NODE, "KUBECONFIG": str(kubeconfig), "JASM_POLICY_FILE": str(policy), "JASM_LISTEN": listen,
-        "JASM_PROVIDERS_FILE": str(folder / "providers.yaml"),
+        "JASM_PROVIDERS_FILE": str(providers),
         "AWS_ENDPOINT_URL": env["MOTO_URL"], "AWS_REGION": "us-east-1",
         "AWS_ACCESS_KEY_ID": "demo", "AWS_SECRET_ACCESS_KEY": "demo"})
 
@@ -156,52 +230,50 @@ def free_port():
         return str(held.getsockname()[1])
 
 
-def create_pod(api):
+def create_pod(api, pod):
     """Creates the annotated pod and waits for its Secret; returns the Secret and the milliseconds between."""
-    api.create("/api/v1/namespaces", "Namespace", "v1", {"name": NAMESPACE})
-    wait_for("the namespace's service account", lambda: api.ask("GET", f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/default"))
-    volumes = [{"name": "credentials", "secret": {"secretName": SECRET}}]
+    volumes = [{"name": "credentials", "secret": {"secretName": pod["secret"]}}]
     mounts = [{"name": "credentials", "mountPath": "/credentials"}]
     created = time.monotonic()
     api.create(f"/api/v1/namespaces/{NAMESPACE}/pods", "Pod", "v1",
-               {"name": "web", "annotations": {"jasm.codnod.io/secret-sync": ANNOTATION}},
-               spec={"nodeName": NODE, "volumes": volumes, "containers": [{"name": "web", "image": "web", "volumeMounts": mounts}]})
-    secret = wait_for("the Secret", lambda: api.ask("GET", f"/api/v1/namespaces/{NAMESPACE}/secrets/{SECRET}"), pause=0.002)
+               {"name": pod["name"], "annotations": {"jasm.codnod.io/secret-sync": annotation(pod)}},
+               spec={"nodeName": NODE, "volumes": volumes, "containers": [{"name": "app", "image": "app", "volumeMounts": mounts}]})
+    secret = wait_for("the Secret", lambda: api.ask("GET", f"/api/v1/namespaces/{NAMESPACE}/secrets/{pod['secret']}"), pause=0.002)
     return secret, (time.monotonic() - created) * 1000
 
 
-def compare(secret):
+def compare(pod, secret):
     found = {key: base64.b64decode(value).decode() for key, value in secret.get("data", {}).items()}
-    for key in sorted(SOURCE.keys() | found.keys()):
-        equal = SOURCE.get(key) == found.get(key)
+    for key in sorted(pod["data"].keys() | found.keys()):
+        equal = pod["data"].get(key) == found.get(key)
         say(f"    {key:<12} {'equal to the source' if equal else 'NOT EQUAL to the source'}")
-    if found != SOURCE:
-        raise Failed("the Secret differs from the source")
+    if found != pod["data"]:
+        raise Failed(f"the Secret {pod['secret']} differs from its source")
 
 
-def event_of_pod(api):
+def event_of(api, pod):
     def find():
-        events = api.ask("GET", f"/apis/events.k8s.io/v1/namespaces/{NAMESPACE}/events")
-        return next((event for event in events["items"] if event.get("reason") == "SecretSyncSuccess"), None)
+        events = api.ask("GET", f"/apis/events.k8s.io/v1/namespaces/{NAMESPACE}/events")["items"]
+        mine = (event for event in events if event["regarding"]["name"] == pod["name"])
+        return next((event for event in mine if event.get("reason") == "SecretSyncSuccess"), None)
 
     return wait_for("the Event on the pod", find)
 
 
-def show(api, env, secret, millis):
-    say("\nThe pod (kubectl get pod web -o yaml, shortened):")
-    meta = api.ask("GET", f"/api/v1/namespaces/{NAMESPACE}/pods/web")["metadata"]
-    say(f"    metadata:\n      name: {meta['name']}\n      namespace: {meta['namespace']}\n      annotations:")
-    for key, value in meta["annotations"].items():
-        say(f"        {key}: |")
-        say("\n".join(f"          {line}" for line in value.splitlines()))
-    event = event_of_pod(api)
-    say(f"\nThe Event on it:\n    {event['type']}  {event['reason']}  {event['note']}")
-    say(f"\nThe Secret {NAMESPACE}/{SECRET}, as the agent wrote it:")
-    compare(secret)
-    say(f"\nFrom the request that creates the pod to the Secret: {millis:.0f} ms")
+def show(api, pod, secret, millis):
+    meta = api.ask("GET", f"/api/v1/namespaces/{NAMESPACE}/pods/{pod['name']}")["metadata"]
+    say(f"\nPod {meta['namespace']}/{meta['name']}, its annotation:")
+    say("\n".join(f"    {line}" for line in meta["annotations"]["jasm.codnod.io/secret-sync"].splitlines()))
+    event = event_of(api, pod)
+    say(f"  the Event on it:\n    {event['type']}  {event['reason']}  {event['note']}")
+    say(f"  the Secret {NAMESPACE}/{pod['secret']}, {millis:.0f} ms after the request that creates the pod:")
+    compare(pod, secret)
+
+
+def show_rights(env):
     said = subprocess.run([pathlib.Path(env["ASSETS"]) / "kubectl", "--kubeconfig", env["KUBECONFIG"], "auth", "can-i", "get", "secrets",
                            "--as", f"system:serviceaccount:{SYSTEM}:jasm-agent", "-n", NAMESPACE], text=True, capture_output=True)
-    say(f"May the agent read Secrets (kubectl auth can-i get secrets --as ...jasm-agent)? {said.stdout.strip()}")
+    say(f"\nMay the agent read Secrets (kubectl auth can-i get secrets --as ...jasm-agent)? {said.stdout.strip()}")
 
 
 def keep(env, folder, listen):
@@ -209,7 +281,7 @@ def keep(env, folder, listen):
 Everything keeps running until Ctrl-C. In another terminal:
     export KUBECONFIG={env['KUBECONFIG']} PATH={env['ASSETS']}:$PATH
     kubectl describe pod web -n {NAMESPACE}
-    kubectl get secret {SECRET} -n {NAMESPACE} -o yaml
+    kubectl get secrets -n {NAMESPACE} -o yaml
     curl http://{listen}/metrics
     tail -f {folder}/agent.log                # the agent's log
     $EDITOR {folder}/policy.yaml              # who may have what; read again when it changes""")
@@ -217,21 +289,27 @@ Everything keeps running until Ctrl-C. In another terminal:
 
 
 def run(program, folder):
-    say("Starting etcd, kube-apiserver and an emulator of AWS Secrets Manager ...")
+    say("Starting etcd, kube-apiserver, an emulator of AWS, and Vault ...")
     plane, env = start_control_plane(folder / "plane")
-    agent = None
+    agent = vault = None
     try:
+        vault = Vault()
+        token = vault.set_up()
         api = Api(env)
         say("Applying rbac/: the agent's rights and its admission policies ...")
-        api.create("/api/v1/namespaces", "Namespace", "v1", {"name": SYSTEM})
+        for namespace in [SYSTEM, NAMESPACE]:
+            api.create("/api/v1/namespaces", "Namespace", "v1", {"name": namespace})
         kubectl(env, "apply", "-k", "rbac")
-        wait_for("the namespace's service account", lambda: api.ask("GET", f"/api/v1/namespaces/{SYSTEM}/serviceaccounts/default"))
-        put_source(env)
+        for namespace in [SYSTEM, NAMESPACE]:
+            account = f"/api/v1/namespaces/{namespace}/serviceaccounts/default"
+            wait_for("the namespace's service account", lambda path=account: api.ask("GET", path))
+        fill_stores(env, vault)
         say("Starting the agent ...")
-        agent, listen = start_agent(program, folder, agent_identity(api, folder, env), env)
-        say("Creating an annotated pod on the agent's node ...")
-        secret, millis = create_pod(api)
-        show(api, env, secret, millis)
+        agent, listen = start_agent(program, folder, agent_identity(api, folder, env), env, vault, token)
+        say("Creating three annotated pods on the agent's node, one for each store ...")
+        for pod in PODS:
+            show(api, pod, *create_pod(api, pod))
+        show_rights(env)
         if os.environ.get("KEEP") == "1":
             keep(env, folder, listen)
         say("\nThat was all; run `KEEP=1 make demo` to keep it running and look around with kubectl.")
@@ -239,6 +317,8 @@ def run(program, folder):
         if agent:
             agent.terminate()
             agent.wait()
+        if vault:
+            vault.end()
         plane.stdin.close()
         plane.wait()
 
