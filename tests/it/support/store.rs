@@ -1,9 +1,10 @@
 //! AWS as agents talk to it: a front of the emulator.
 //!
 //! Its keys are a secret's id as the agent sends it (name, path or ARN), and actions such as `GetSecretValue` (all
-//! secrets), `GetCallerIdentity`, `AssumeRoleWithWebIdentity` or [`POD_IDENTITY`].
+//! secrets), `GetParameters`, `GetCallerIdentity`, `AssumeRoleWithWebIdentity` or [`POD_IDENTITY`].
 
 mod aws;
+mod parameters;
 mod protocol;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use super::front::{Front, Upstream};
 use super::http::Http;
 use super::unique;
 pub(crate) use aws::{ACCESS_DENIED_TEXT, POD_IDENTITY};
+pub(crate) use parameters::{GET_PARAMETERS, GET_PARAMETERS_BY_PATH};
 use protocol::{Aws, Backend, PodIdentity};
 
 /// The action that reads a secret.
@@ -83,7 +85,7 @@ impl Store {
         match &self.protocol().backend {
             Backend::Emulator(emulator) => {
                 let body = json!({"SecretId": path, "ForceDeleteWithoutRecovery": true});
-                call(emulator.url(), "DeleteSecret", &body)
+                call(emulator.url(), "secretsmanager.DeleteSecret", &body)
                     .await
                     .unwrap_or_else(|code| panic!("cannot delete {path}: {code}"));
             }
@@ -149,20 +151,22 @@ async fn put(url: &str, path: &str, value: Value) {
         body[key] = json!(path);
         body
     };
-    let mut done = call(url, "PutSecretValue", &with("SecretId")).await;
+    let mut done = call(url, "secretsmanager.PutSecretValue", &with("SecretId")).await;
     if done.as_ref().is_err_and(|code| code == "ResourceNotFoundException") {
-        done = call(url, "CreateSecret", &with("Name")).await;
+        done = call(url, "secretsmanager.CreateSecret", &with("Name")).await;
     }
-    done.unwrap_or_else(|code| panic!("the emulator did not take the secret {path}: {code}"));
+    if let Err(code) = done {
+        panic!("the emulator did not take the secret {path}: {code}");
+    }
 }
 
-/// Asks the emulator for one action. The error is AWS's code alone: its text could quote a value.
-async fn call(url: &str, action: &str, body: &Value) -> Result<(), String> {
-    let reply = Http::new().send(aws::request(url, action, body)).await?;
+/// Asks the emulator for one action, as in `AmazonSSM.PutParameter`, and returns its answer. The error is AWS's code
+/// alone: its text could quote a value.
+async fn call(url: &str, target: &str, body: &Value) -> Result<Value, String> {
+    let reply = Http::new().send(aws::request(url, target, body)).await?;
+    let body: Value = serde_json::from_slice(&reply.body).unwrap_or_default();
     if reply.status.is_success() {
-        return Ok(());
+        return Ok(body);
     }
-    let code =
-        serde_json::from_slice::<Value>(&reply.body).ok().and_then(|body| Some(body["__type"].as_str()?.to_owned()));
-    Err(code.unwrap_or_else(|| format!("status {} without an error code", reply.status)))
+    Err(body["__type"].as_str().map_or_else(|| format!("status {} without an error code", reply.status), Into::into))
 }

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::super::front::{Asked, Refusal, answer, header};
 use super::GET;
+use super::parameters::{GET_PARAMETERS, GET_PARAMETERS_BY_PATH};
 
 /// The key of requests to the Pod Identity endpoint.
 pub(crate) const POD_IDENTITY: &str = "PodIdentity";
@@ -27,7 +28,7 @@ pub(crate) const ACCESS_DENIED_TEXT: &str = "because no identity-based policy al
 /// How a request is written, and so its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
-    /// Secrets Manager: JSON, with the action in a header.
+    /// Secrets Manager and SSM: JSON, with the action in a header.
     Json,
     /// STS: a form in, XML out.
     Query,
@@ -45,8 +46,8 @@ impl Form {
     }
 }
 
-/// What a request is about. Only reads of secrets have a subject: the `SecretId`. The credential is the access key id
-/// that signed it, or the token that came with it.
+/// What a request is about. Only reads have subjects: the `SecretId`, the `Names` or the `Path`. The credential is the
+/// access key id that signed it, or the token that came with it.
 pub(super) fn read(head: &Parts, body: &[u8]) -> Asked {
     let authorization = header(&head.headers, "authorization");
     let key = authorization.split_once("Credential=").and_then(|(_, rest)| rest.split('/').next()).unwrap_or_default();
@@ -70,24 +71,30 @@ pub(super) fn read(head: &Parts, body: &[u8]) -> Asked {
 
 /// The secrets that a request reads, as sent.
 fn subjects(action: &str, body: &Value) -> Vec<String> {
-    match action {
-        GET => body["SecretId"].as_str().map(ToOwned::to_owned).into_iter().collect(),
-        _ => Vec::new(),
-    }
+    let named = match action {
+        GET => &body["SecretId"],
+        GET_PARAMETERS => &body["Names"],
+        GET_PARAMETERS_BY_PATH => &body["Path"],
+        _ => &Value::Null,
+    };
+    let several = named.as_array().map_or(std::slice::from_ref(named), Vec::as_slice);
+    several.iter().filter_map(Value::as_str).map(ToOwned::to_owned).collect()
 }
 
 /// A request to the emulator, which checks no signature but reads service and region from it.
-pub(super) fn request(url: &str, action: &str, body: &Value) -> Request<Full<Bytes>> {
-    let scope = "Credential=test/20260101/us-east-1/secretsmanager/aws4_request";
+/// `target`: as in `secretsmanager.GetSecretValue` or `AmazonSSM.PutParameter`.
+pub(super) fn request(url: &str, target: &str, body: &Value) -> Request<Full<Bytes>> {
+    let service = if target.starts_with("AmazonSSM.") { "ssm" } else { "secretsmanager" };
+    let scope = format!("Credential=test/20260101/us-east-1/{service}/aws4_request");
     Request::post(url)
         .header("authorization", format!("AWS4-HMAC-SHA256 {scope}, SignedHeaders=host, Signature=0"))
         .header("content-type", "application/x-amz-json-1.1")
-        .header("x-amz-target", format!("secretsmanager.{action}"))
+        .header(TARGET, target)
         .body(Full::from(body.to_string()))
         .expect("the emulator's URL is one")
 }
 
-/// A JSON answer of Secrets Manager.
+/// A JSON answer.
 pub(super) fn json_answer(status: StatusCode, body: &Value) -> Response {
     answer(status, "application/x-amz-json-1.1", body.to_string())
 }

@@ -14,6 +14,7 @@ use http_body_util::Full;
 use super::super::front::{Asked, Protocol, Refusal, Upstream, answer, passed_on};
 use super::GET;
 use super::aws::{self, Form, POD_IDENTITY};
+use super::parameters::{self, GET_PARAMETERS};
 
 /// What answers in AWS's place.
 #[derive(Debug)]
@@ -55,6 +56,9 @@ impl Protocol for Aws {
             return self.pod_identity(&asked.credential);
         }
         match &self.backend {
+            Backend::Emulator(emulator) if asked.action == GET_PARAMETERS => {
+                parameters::by_name(emulator, asked, request).await
+            }
             Backend::Emulator(emulator) => self.forward(emulator, asked, request).await,
             Backend::Stub { latency, secrets } => {
                 tokio::time::sleep(*latency).await;
