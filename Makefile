@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e check bench fleet image release control-plane fmt
+.PHONY: help demo test e2e check bench fleet image release control-plane stores fmt
 
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/jasm
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
@@ -48,9 +48,12 @@ image: rust ## the container image, with buildah or docker: an archive in dist/ 
 release: ## dist/install.yaml: all that `kubectl apply -k daemonset` applies, with the image of this version
 	@.ci/release $(IMAGE):$(VERSION) $(DIGEST)
 
-control-plane: ## etcd, kube-apiserver, kube-controller-manager, kubectl and an emulator of AWS, built once into the cache
+control-plane: stores ## etcd, kube-apiserver, kube-controller-manager, kubectl and the stores, built once into the cache
 	@tests/control-plane/build.sh >/dev/null
+
+stores: ## Vault and an emulator of AWS, built once into the cache
 	@tests/control-plane/moto.sh >/dev/null
+	@tests/control-plane/build.sh vault >/dev/null
 
 fmt: ## format the code
 	cargo fmt

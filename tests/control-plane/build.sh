@@ -1,21 +1,22 @@
 #!/usr/bin/env bash
-# Builds a real Kubernetes control plane from Go modules, once, into a cache outside the checkout.
+# Builds a real Kubernetes control plane and a Vault from Go modules, once, into a cache outside the checkout.
 # Usage: build.sh [PROGRAM ...]     (default: what the integration tests start; make e2e names the rest)
 # Prints the folder that holds the programs as the last line on stdout; all else goes to stderr.
 #
-# KUBEBUILDER_ASSETS, when set, is honoured first: that folder is used as it is and nothing is built.
+# KUBEBUILDER_ASSETS, when set, is honoured first: that folder is used as it is and nothing is built. Such folders hold
+# no Vault, so that `build.sh vault` looks into the cache all the same.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 kubernetes=v1.37.2 go_minor=26
 programs=("$@")
-[ ${#programs[@]} -gt 0 ] || programs=(etcd kubectl kube-apiserver kube-controller-manager)
+[ ${#programs[@]} -gt 0 ] || programs=(etcd kubectl kube-apiserver kube-controller-manager vault)
 
 say() { printf 'control-plane: %s\n' "$*" >&2; }
 die() { say "error: $*"; exit 1; }
 
-if [ -n "${KUBEBUILDER_ASSETS:-}" ]; then
+if [ -n "${KUBEBUILDER_ASSETS:-}" ] && [ "${programs[*]}" != vault ]; then
   for program in "${programs[@]}"; do
-    [ -x "$KUBEBUILDER_ASSETS/$program" ] ||
+    [ "$program" = vault ] || [ -x "$KUBEBUILDER_ASSETS/$program" ] ||
       die "KUBEBUILDER_ASSETS=$KUBEBUILDER_ASSETS has no $program: add it, or unset the variable to build one"
   done
   echo "$KUBEBUILDER_ASSETS"
@@ -23,7 +24,7 @@ if [ -n "${KUBEBUILDER_ASSETS:-}" ]; then
 fi
 
 # Another version of any of them is another folder.
-sources=$(cat "$here"/*/go.mod "$here"/*/*.go | sha256sum | cut -c 1-12)
+sources=$(find "$here" \( -name go.mod -o -name '*.go' \) | LC_ALL=C sort | xargs -d '\n' cat | sha256sum | cut -c 1-12)
 out=${XDG_CACHE_HOME:-$HOME/.cache}/jasm/control-plane/$kubernetes-$sources
 mkdir -p "$out"
 missing=()
@@ -39,13 +40,13 @@ exec 9>"$out/.lock"
 flock -n 9 || { say "another build is under way, waiting for it"; flock 9; }
 
 say "building ${missing[*]} (Kubernetes $kubernetes) into $out"
-say "this happens once; cold, on two cores, it takes about 15 minutes (the API server alone 8)"
+say "this happens once; cold, on two cores, all of it takes about 20 minutes (the API server alone 8, Vault 4)"
 version=k8s.io/component-base/version
 for program in "${missing[@]}"; do
   [ -x "$out/$program" ] && continue
   case $program in
     etcd) module=etcd package=go.etcd.io/etcd/server/v3 ;;
-    coredns) module=coredns package=. ;;
+    coredns | vault) module=$program package=. ;;
     toxiproxy) module=toxiproxy package=github.com/Shopify/toxiproxy/v2/cmd/server ;;
     *) module=kubernetes package=k8s.io/kubernetes/cmd/$program ;;
   esac

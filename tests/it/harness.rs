@@ -127,6 +127,8 @@ async fn a_store_answers_each_fault_as_aws_would() {
         ("denied", Fault::AccessDenied, 400, "AccessDeniedException"),
         ("too many requests", Fault::Throttling, 400, "ThrottlingException"),
         ("marked for deletion", Fault::PendingDeletion, 400, "InvalidRequestException"),
+        ("trouble on its side", Fault::Unavailable, 500, "InternalServiceError"),
+        ("too many requests, come back later", Fault::RetryAfter(Duration::from_secs(7)), 400, "ThrottlingException"),
         ("unavailable, no JSON", Fault::Status(503), 503, ""),
         ("nonsense with a good status", Fault::Body("[1".to_owned()), 200, ""),
     ];
@@ -135,10 +137,12 @@ async fn a_store_answers_each_fault_as_aws_would() {
         let reply = read(&store, &path).await.expect("a whole answer");
         assert_eq!(reply.status.as_u16(), status, "case: {case}");
         assert_eq!(body(&reply)["__type"].as_str().unwrap_or_default(), code, "case: {case}");
+        let pause = reply.headers.get("retry-after").map(|pause| pause.to_str().expect("a number"));
+        assert_eq!(pause, case.contains("later").then_some("7"), "case: {case}");
     }
     store.heal(&path);
     assert_eq!(body(&read(&store, &path).await.expect("a whole answer"))["SecretString"], "{}");
-    assert_eq!(store.calls(&path), 6, "spoiled requests count too");
+    assert_eq!(store.calls(&path), 8, "spoiled requests count too");
 }
 
 #[tokio::test]
@@ -149,6 +153,21 @@ async fn a_truncated_answer_begins_well_and_breaks_off() {
     let error = read(&store, &path).await.err().expect("an answer that breaks off is an error");
     // The head came through, or this would be an error of the request and not of its body.
     assert!(error.contains("end of file before message length reached"), "{error}");
+}
+
+#[tokio::test]
+async fn an_answer_may_be_too_large_or_late() {
+    let store = Store::stub(Duration::ZERO);
+    let path = store.seed("db", "{}").await;
+    store.fail(&path, Fault::Oversized);
+    let reply = read(&store, &path).await.expect("a whole answer");
+    assert!(reply.body.len() > 3 * 1024 * 1024 && body(&reply).is_object(), "{} bytes", reply.body.len());
+    assert_eq!(reply.headers.get("content-length"), None, "its length would give it away");
+    let pause = Duration::from_millis(50);
+    store.fail(&path, Fault::Slow(pause));
+    let began = Instant::now();
+    assert_eq!(body(&read(&store, &path).await.expect("a whole answer"))["SecretString"], "{}");
+    assert!(began.elapsed() >= pause, "the answer came after {:?}", began.elapsed());
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ mod fleet;
 mod freshness;
 mod harness;
 mod harness_proxy;
+mod harness_stores;
 mod main_job;
 mod migrate;
 mod names;

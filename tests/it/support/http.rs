@@ -29,7 +29,7 @@ impl Reply {
 }
 
 /// A client that keeps its connections. It belongs to the runtime that used it first, so that each test makes its own.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub(crate) struct Http(Client<HttpConnector, Full<Bytes>>);
 
 impl Http {

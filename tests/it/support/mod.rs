@@ -9,7 +9,8 @@
 //! | `node` | a node with an agent pod, and the token that is bound to both |
 //! | `agent` | the agent's program: start, ready, log, end |
 //! | `api_proxy` | a proxy between one agent and the API server: counts requests, makes trouble |
-//! | `store` | the store that an agent talks to: counts requests, answers with faults |
+//! | `front` | what stands in front of each store: counts requests, holds answers, answers with faults |
+//! | `store` | AWS as an agent talks to it: a front of the emulator |
 //! | `audit` | the API server's audit log |
 //! | `canary` | looks for secret values in text, in every form they may take |
 //! | `scene` | what most tests begin with: all of the above, ready |
@@ -24,6 +25,7 @@ pub(crate) mod audit;
 pub(crate) mod canary;
 pub(crate) mod cluster;
 pub(crate) mod control_plane;
+mod front;
 pub(crate) mod http;
 pub(crate) mod node;
 mod own_thread;

@@ -1,45 +1,34 @@
 //! AWS's wire forms: reading requests, and writing the answers that the emulator does not give.
 
-use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use axum::response::Response;
-use futures::{StreamExt as _, stream};
 use http::request::Parts;
-use http::{HeaderMap, Request, StatusCode, header};
+use http::{Request, StatusCode};
 use http_body_util::Full;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
+
+use super::super::front::{Asked, Refusal, answer, header};
+use super::GET;
+use super::parameters::{GET_PARAMETERS, GET_PARAMETERS_BY_PATH};
 
 /// The key of requests to the Pod Identity endpoint.
 pub(crate) const POD_IDENTITY: &str = "PodIdentity";
 /// Where that endpoint is.
 pub(super) const POD_IDENTITY_PATH: &str = "/v1/credentials";
+/// The header that names the action.
+const TARGET: &str = "x-amz-target";
+/// The code of trouble on AWS's side.
+const UNAVAILABLE: &str = "InternalServiceError";
 /// Stands in the text of each refusal: text of the store, which may reach a log but no Event and no label.
 pub(crate) const ACCESS_DENIED_TEXT: &str = "because no identity-based policy allows the action";
 
-/// What is wrong with an answer.
-#[derive(Debug, Clone)]
-pub(crate) enum Fault {
-    /// Refused, with AWS's code for it.
-    AccessDenied,
-    /// Refused because of too many requests.
-    Throttling,
-    /// The secret is marked for deletion: AWS answers `InvalidRequestException`.
-    PendingDeletion,
-    /// This status with a body that is no JSON, as a load balancer sends it.
-    Status(u16),
-    /// The first half of the right answer under the length of the whole; then the connection ends.
-    Truncated,
-    /// Status 200 with this body.
-    Body(String),
-}
-
 /// How a request is written, and so its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Protocol {
-    /// Secrets Manager: JSON, with the action in a header.
+pub(super) enum Form {
+    /// Secrets Manager and SSM: JSON, with the action in a header.
     Json,
     /// STS: a form in, XML out.
     Query,
@@ -47,77 +36,80 @@ pub(super) enum Protocol {
     PodIdentity,
 }
 
-/// A request as far as a store reads it.
-#[derive(Debug)]
-pub(super) struct Asked {
-    pub(super) protocol: Protocol,
-    pub(super) action: String,
-    /// The `SecretId` as sent.
-    pub(super) secret: Option<String>,
-    /// The access key id that signed it, or the token that came with it.
-    pub(super) credential: String,
-}
-
-impl Asked {
-    pub(super) fn read(head: &Parts, body: &[u8]) -> Self {
-        let authorization = header(&head.headers, "authorization");
-        if head.uri.path() == POD_IDENTITY_PATH {
-            let action = POD_IDENTITY.to_owned();
-            return Self { protocol: Protocol::PodIdentity, action, secret: None, credential: authorization };
+impl Form {
+    pub(super) fn of(asked: &Asked) -> Self {
+        match asked.action.as_str() {
+            POD_IDENTITY => Self::PodIdentity,
+            _ if header(&asked.headers, TARGET).is_empty() => Self::Query,
+            _ => Self::Json,
         }
-        let key =
-            authorization.split_once("Credential=").and_then(|(_, rest)| rest.split('/').next()).unwrap_or_default();
-        let target = header(&head.headers, "x-amz-target");
-        if let Some((_, action)) = target.split_once('.') {
-            let body: Value = serde_json::from_slice(body).unwrap_or_default();
-            let secret = body["SecretId"].as_str().map(ToOwned::to_owned);
-            return Self { protocol: Protocol::Json, action: action.to_owned(), secret, credential: key.to_owned() };
-        }
-        let form = String::from_utf8_lossy(body);
-        let field = |name: &str| form.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
-        let action = field("Action").unwrap_or("unknown").to_owned();
-        let credential = field("WebIdentityToken").unwrap_or(key).to_owned();
-        Self { protocol: Protocol::Query, action, secret: None, credential }
     }
 }
 
-fn header(headers: &HeaderMap, name: &str) -> String {
-    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+/// What a request is about. Only reads have subjects: the `SecretId`, the `Names` or the `Path`. The credential is the
+/// access key id that signed it, or the token that came with it.
+pub(super) fn read(head: &Parts, body: &[u8]) -> Asked {
+    let authorization = header(&head.headers, "authorization");
+    let key = authorization.split_once("Credential=").and_then(|(_, rest)| rest.split('/').next()).unwrap_or_default();
+    let asked = |action: &str, subjects: Vec<String>, credential: &str| Asked {
+        action: action.to_owned(),
+        subjects,
+        credential: credential.to_owned(),
+        headers: head.headers.clone(),
+    };
+    if head.uri.path() == POD_IDENTITY_PATH {
+        return asked(POD_IDENTITY, Vec::new(), authorization);
+    }
+    if let Some((_, action)) = header(&head.headers, TARGET).split_once('.') {
+        let body: Value = serde_json::from_slice(body).unwrap_or_default();
+        return asked(action, subjects(action, &body), key);
+    }
+    let form = String::from_utf8_lossy(body);
+    let field = |name: &str| form.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+    asked(field("Action").unwrap_or("unknown"), Vec::new(), field("WebIdentityToken").unwrap_or(key))
+}
+
+/// The secrets that a request reads, as sent.
+fn subjects(action: &str, body: &Value) -> Vec<String> {
+    let named = match action {
+        GET => &body["SecretId"],
+        GET_PARAMETERS => &body["Names"],
+        GET_PARAMETERS_BY_PATH => &body["Path"],
+        _ => &Value::Null,
+    };
+    let several = named.as_array().map_or(std::slice::from_ref(named), Vec::as_slice);
+    several.iter().filter_map(Value::as_str).map(ToOwned::to_owned).collect()
 }
 
 /// A request to the emulator, which checks no signature but reads service and region from it.
-pub(super) fn request(url: &str, action: &str, body: &Value) -> Request<Full<Bytes>> {
-    let scope = "Credential=test/20260101/us-east-1/secretsmanager/aws4_request";
+/// `target`: as in `secretsmanager.GetSecretValue` or `AmazonSSM.PutParameter`.
+pub(super) fn request(url: &str, target: &str, body: &Value) -> Request<Full<Bytes>> {
+    let service = if target.starts_with("AmazonSSM.") { "ssm" } else { "secretsmanager" };
+    let scope = format!("Credential=test/20260101/us-east-1/{service}/aws4_request");
     Request::post(url)
         .header("authorization", format!("AWS4-HMAC-SHA256 {scope}, SignedHeaders=host, Signature=0"))
         .header("content-type", "application/x-amz-json-1.1")
-        .header("x-amz-target", format!("secretsmanager.{action}"))
+        .header(TARGET, target)
         .body(Full::from(body.to_string()))
         .expect("the emulator's URL is one")
 }
 
-/// An answer of ours in whole.
-pub(super) fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Body>) -> Response {
-    let mut answer = Response::new(body.into());
-    *answer.status_mut() = status;
-    answer.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static(content_type));
-    answer
-}
-
-/// A JSON answer of Secrets Manager.
+/// A JSON answer.
 pub(super) fn json_answer(status: StatusCode, body: &Value) -> Response {
     answer(status, "application/x-amz-json-1.1", body.to_string())
 }
 
-/// A refusal in the form that the request's protocol has for it.
-pub(super) fn refusal(protocol: Protocol, code: &str, text: &str) -> Response {
-    match protocol {
-        Protocol::Json => json_answer(StatusCode::BAD_REQUEST, &json!({"__type": code, "message": text})),
-        Protocol::PodIdentity => json_answer(StatusCode::BAD_REQUEST, &json!({"Code": code, "Message": text})),
-        Protocol::Query => {
+/// A refusal in the form of its request.
+pub(super) fn refused(asked: &Asked, code: &str, text: &str) -> Response {
+    let unavailable = code == UNAVAILABLE;
+    let status = if unavailable { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::BAD_REQUEST };
+    match Form::of(asked) {
+        Form::Json => json_answer(status, &json!({"__type": code, "message": text})),
+        Form::PodIdentity => json_answer(status, &json!({"Code": code, "Message": text})),
+        Form::Query => {
             // STS names the same things without the word at the end.
             let code = code.trim_end_matches("Exception");
-            let status = if code == "AccessDenied" { StatusCode::FORBIDDEN } else { StatusCode::BAD_REQUEST };
+            let status = if code == "AccessDenied" { StatusCode::FORBIDDEN } else { status };
             let error = format!("<Error><Type>Sender</Type><Code>{code}</Code><Message>{text}</Message></Error>");
             let namespace = "https://sts.amazonaws.com/doc/2011-06-15/";
             answer(
@@ -129,41 +121,21 @@ pub(super) fn refusal(protocol: Protocol, code: &str, text: &str) -> Response {
     }
 }
 
-/// The answer with this fault; `right` gives the right one, where the fault needs it.
-pub(super) async fn spoiled(fault: Fault, asked: &Asked, right: impl Future<Output = Response>) -> Response {
-    let refusal = |code: &str, text: &str| refusal(asked.protocol, code, text);
-    match fault {
-        Fault::AccessDenied => {
+/// AWS's own words for a refusal.
+pub(super) fn refusal(asked: &Asked, refusal: Refusal) -> Response {
+    match refusal {
+        Refusal::AccessDenied => {
             let who = "User: arn:aws:sts::123456789012:assumed-role/test/test is not authorized to perform";
-            refusal("AccessDeniedException", &format!("{who}: {} {ACCESS_DENIED_TEXT}", asked.action))
+            refused(asked, "AccessDeniedException", &format!("{who}: {} {ACCESS_DENIED_TEXT}", asked.action))
         }
-        Fault::Throttling => refusal("ThrottlingException", "Rate exceeded"),
-        Fault::PendingDeletion => refusal(
+        Refusal::Throttling => refused(asked, "ThrottlingException", "Rate exceeded"),
+        Refusal::PendingDeletion => refused(
+            asked,
             "InvalidRequestException",
             "You can't perform this operation on the secret because it was marked for deletion.",
         ),
-        Fault::Status(status) => {
-            let status = StatusCode::from_u16(status).expect("a test names statuses that exist");
-            answer(status, "text/html", "<html><body>this is no JSON</body></html>")
-        }
-        Fault::Truncated => truncated(right.await).await,
-        Fault::Body(text) => answer(StatusCode::OK, "application/x-amz-json-1.1", text),
+        Refusal::Unavailable => refused(asked, UNAVAILABLE, "An error occurred on the server side."),
     }
-}
-
-/// Keeps the head with the whole length, sends half of the body, then ends the connection.
-async fn truncated(whole: Response) -> Response {
-    let (mut head, body) = whole.into_parts();
-    let body = axum::body::to_bytes(body, usize::MAX).await.expect("an answer that lies in memory can be read");
-    head.headers.insert(header::CONTENT_LENGTH, body.len().into());
-    let half = body.slice(..body.len() / 2);
-    let end = stream::once(async {
-        // Says "not yet" once: the server then sends what it has. At an error it would throw that away.
-        tokio::task::yield_now().await;
-        Err(std::io::Error::other("cut short on purpose"))
-    });
-    let half = stream::once(async { Ok::<_, Infallible>(half) }).map(|half| half.map_err(|never| match never {}));
-    Response::from_parts(head, Body::from_stream(half.chain(end)))
 }
 
 /// What the Pod Identity agent answers.
@@ -196,7 +168,8 @@ fn after(lifetime: Duration) -> String {
 pub(super) fn secret_answer(path: &str, value: Option<String>) -> Response {
     let Some(value) = value else {
         let text = "Secrets Manager can't find the specified secret.";
-        return refusal(Protocol::Json, "ResourceNotFoundException", text);
+        let error = json!({"__type": "ResourceNotFoundException", "message": text});
+        return json_answer(StatusCode::BAD_REQUEST, &error);
     };
     let body = json!({
         "ARN": format!("arn:aws:secretsmanager:us-east-1:123456789012:secret:{path}-AbCdEf"),
