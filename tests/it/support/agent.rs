@@ -1,7 +1,7 @@
 //! The agent's program as a test sees it: files and environment in, an HTTP port and a log out.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Read, Write as _};
+use std::io::{BufRead as _, BufReader, Read};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -16,6 +16,7 @@ use super::api_proxy::ApiProxy;
 use super::audit;
 use super::control_plane::ControlPlane;
 use super::http::{Http, Reply};
+use super::leash::Leash;
 use super::node::AgentNode;
 use super::store::Store;
 use super::wait::eventually;
@@ -341,29 +342,4 @@ fn collect(pipe: impl Read + Send + 'static, output: &Arc<Mutex<Vec<String>>>) -
             output.lock().expect("no reader of the agent's output panicked").push(line);
         }
     })
-}
-
-/// A shell that kills the agent when this process goes away without having done it: it waits on a pipe whose other end
-/// only this process holds. (`Drop` does not run on Ctrl-C or SIGKILL.)
-struct Leash(Child);
-
-impl Leash {
-    fn on(pid: u32) -> Self {
-        let script = r#"trap "" INT TERM HUP; read -r released || kill -KILL "$1""#;
-        let shell = Command::new("sh")
-            .args(["-c", script, "leash", &pid.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        Self(shell.expect("the program `sh` is installed"))
-    }
-
-    /// Ends the shell without a kill; a second call does nothing.
-    fn release(&mut self) {
-        if let Some(mut pipe) = self.0.stdin.take() {
-            let _ = pipe.write_all(b"released\n");
-        }
-        let _ = self.0.wait();
-    }
 }

@@ -11,10 +11,12 @@
 //! | `api_proxy` | a proxy between one agent and the API server: counts requests, makes trouble |
 //! | `front` | what stands in front of each store: counts requests, holds answers, answers with faults |
 //! | `store` | AWS as an agent talks to it: a front of the emulator |
+//! | `vault` | a real Vault as an agent talks to it, with a front of its own |
 //! | `audit` | the API server's audit log |
 //! | `canary` | looks for secret values in text, in every form they may take |
 //! | `scene` | what most tests begin with: all of the above, ready |
 //! | `own_thread` | a server that a test which blocks does not stop |
+//! | `leash` | ends a program with the test run, however that ends |
 //! | `wait`, `http` | waiting for a condition with a deadline; a plain HTTP client |
 //!
 //! Messages name objects and keys, never a secret's value.
@@ -27,11 +29,13 @@ pub(crate) mod cluster;
 pub(crate) mod control_plane;
 mod front;
 pub(crate) mod http;
+mod leash;
 pub(crate) mod node;
 mod own_thread;
 pub(crate) mod scene;
 pub(crate) mod store;
 pub(crate) mod surroundings;
+pub(crate) mod vault;
 pub(crate) mod wait;
 
 /// A name that no other test uses, valid as a Kubernetes name and as a secret's path: `PREFIX-` and eight random characters.

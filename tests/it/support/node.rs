@@ -20,6 +20,7 @@ pub(crate) const AGENT_ACCOUNT: &str = "jasm-agent";
 #[derive(Debug)]
 pub(crate) struct AgentNode {
     name: String,
+    pod: Pod,
     folder: PathBuf,
     kubeconfig: PathBuf,
 }
@@ -37,10 +38,13 @@ impl AgentNode {
         let node: Node = object(json!({"metadata": {"name": name}}));
         let nodes: Api<Node> = Api::all(admin.clone());
         nodes.create(&PostParams::default(), &node).await.unwrap_or_else(|error| panic!("no node {name}: {error}"));
-        let token = bound_token(admin, namespace, &name).await;
+        let pods: Api<Pod> = Api::namespaced(admin.clone(), namespace);
+        let pod = pods.create(&PostParams::default(), &object(agent_pod(&name))).await;
+        let pod = pod.unwrap_or_else(|error| panic!("no agent pod on {name}: {error}"));
+        let token = bound_token(admin, &pod, None).await;
         let folder = control_plane.folder(&name);
         let kubeconfig = write_kubeconfig(control_plane, namespace, &folder, &token);
-        Self { name, folder, kubeconfig }
+        Self { name, pod, folder, kubeconfig }
     }
 
     /// The node's name, unique in the run.
@@ -58,19 +62,26 @@ impl AgentNode {
         &self.kubeconfig
     }
 
+    /// Writes a token of the agent for another audience than the API server's, as in `vault`, and returns its file. It
+    /// is bound to the agent's pod, and a later call replaces it: a rotation.
+    pub(crate) async fn token_file_for(&self, control_plane: &ControlPlane, audience: &str) -> PathBuf {
+        let token = bound_token(control_plane.admin().await, &self.pod, Some(audience)).await;
+        let file = self.folder.join(format!("token-{audience}"));
+        std::fs::write(&file, token).unwrap_or_else(|error| panic!("cannot write {}: {error}", file.display()));
+        file
+    }
+
     /// A client with the agent's token: what a thief of the token could do.
     pub(crate) async fn client(&self, control_plane: &ControlPlane) -> kube::Client {
         control_plane.client(&self.kubeconfig).await
     }
 }
 
-/// Creates an agent pod on the node and asks for a token that is bound to it.
-async fn bound_token(admin: kube::Client, namespace: &str, node: &str) -> String {
-    let pods: Api<Pod> = Api::namespaced(admin.clone(), namespace);
-    let pod = pods.create(&PostParams::default(), &object(agent_pod(node))).await;
-    let pod = pod.unwrap_or_else(|error| panic!("no agent pod on {node}: {error}"));
+/// Asks for a token of the agent that is bound to its pod; without an audience it is for the API server.
+async fn bound_token(admin: kube::Client, pod: &Pod, audience: Option<&str>) -> String {
     let request = TokenRequest {
         spec: TokenRequestSpec {
+            audiences: audience.into_iter().map(ToOwned::to_owned).collect(),
             expiration_seconds: Some(3600),
             bound_object_ref: Some(BoundObjectReference {
                 api_version: Some("v1".to_owned()),
@@ -78,11 +89,11 @@ async fn bound_token(admin: kube::Client, namespace: &str, node: &str) -> String
                 name: Some(pod.name_any()),
                 uid: pod.uid(),
             }),
-            ..TokenRequestSpec::default()
         },
         ..TokenRequest::default()
     };
-    let accounts: Api<ServiceAccount> = Api::namespaced(admin, namespace);
+    let namespace = pod.namespace().expect("the API server says where a pod is");
+    let accounts: Api<ServiceAccount> = Api::namespaced(admin, &namespace);
     let reply = accounts.create_token_request(AGENT_ACCOUNT, &PostParams::default(), &request).await;
     let reply = reply.unwrap_or_else(|error| panic!("no token of {AGENT_ACCOUNT} for pod {}: {error}", pod.name_any()));
     reply.status.expect("the API server fills in the status of a token request").token
