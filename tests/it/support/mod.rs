@@ -11,6 +11,7 @@
 //! | `api_proxy` | a proxy between one agent and the API server: counts requests, makes trouble |
 //! | `front` | what stands in front of each store: counts requests, holds answers, answers with faults |
 //! | `store` | AWS as an agent talks to it: a front of the emulator |
+//! | `azure` | a double of Azure Key Vault and its login, under their real host names |
 //! | `audit` | the API server's audit log |
 //! | `canary` | looks for secret values in text, in every form they may take |
 //! | `scene` | what most tests begin with: all of the above, ready |
@@ -24,11 +25,12 @@
 pub(crate) mod agent;
 pub(crate) mod api_proxy;
 pub(crate) mod audit;
+pub(crate) mod azure;
 pub(crate) mod canary;
 pub(crate) mod cluster;
 pub(crate) mod connect_proxy;
 pub(crate) mod control_plane;
-mod front;
+pub(crate) mod front;
 pub(crate) mod http;
 pub(crate) mod node;
 pub(crate) mod own_thread;
