@@ -223,6 +223,10 @@ async fn the_login_refuses_who_cannot_prove_itself() {
         assert!(description.starts_with(&format!("AADSTS{code}: ")), "case: {case}: {description}");
     }
 
+    vault.use_long_login_errors();
+    let long = text(&body(&log_in(&vault, "stranger", &right).await), "error_description");
+    assert!(long.starts_with("AADSTS90002: Tenant not found.\r\nTrace ID: "), "{long}");
+
     vault.set_secret("changed");
     assert_eq!(log_in(&vault, TENANT, &right).await.status, StatusCode::UNAUTHORIZED);
     assert_eq!(log_in(&vault, TENANT, &with("client_secret", "changed")).await.status, StatusCode::OK);

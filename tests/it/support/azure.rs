@@ -143,6 +143,12 @@ impl KeyVault {
         self.protocol().state().access_policies = true;
     }
 
+    /// From now on the login's errors have descriptions of several lines, as they had for years. The SDK (1.0) cannot
+    /// read these: it says that it expected "a borrowed string", and neither status nor code.
+    pub(crate) fn use_long_login_errors(&self) {
+        self.protocol().state().login_text_end = "\r\n";
+    }
+
     /// Replaces the application's secret: the old one is wrong from now on, tokens that were given out still hold.
     pub(crate) fn set_secret(&self, secret: &str) {
         self.protocol().state().login.set_secret(secret);

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::super::front::{Refusal, answer};
 use super::login::{Issued, Refused, VAULT_RESOURCE};
 use super::vault::Version;
-use super::{LOGIN_HOST, TENANT};
+use super::{CLIENT, LOGIN_HOST, TENANT};
 
 /// A version of a secret.
 pub(super) fn secret(host: &str, version: &Version) -> Response {
@@ -116,8 +116,8 @@ pub(super) fn token(issued: &Issued) -> Response {
     json_answer(StatusCode::OK, &body)
 }
 
-/// Why the login gave no token.
-pub(super) fn no_token(refused: Refused, client: &str) -> Response {
+/// Why the login gave no token. `end`: see [`login_error`].
+pub(super) fn no_token(refused: Refused, client: &str, end: &str) -> Response {
     let (status, error, code, text) = match refused {
         Refused::UnknownTenant => (400, "invalid_request", 90_002, "Tenant not found.".to_owned()),
         Refused::UnknownClient => {
@@ -140,25 +140,27 @@ pub(super) fn no_token(refused: Refused, client: &str) -> Response {
             (400, "unsupported_grant_type", 70_003, "The app requested an unsupported grant type.".to_owned())
         }
     };
-    login_error(status, error, code, &text)
+    login_error(status, error, code, &text, end)
 }
 
 /// The same where a fault asks for it.
-pub(super) fn login_refusal(refusal: Refusal) -> Response {
-    match refusal {
-        Refusal::AccessDenied => login_error(400, "unauthorized_client", 7_000_112, "Application is disabled."),
-        Refusal::PendingDeletion => no_token(Refused::UnknownClient, super::CLIENT),
-        Refusal::Throttling => login_error(429, "temporarily_unavailable", 90_055, "Too many requests."),
-        Refusal::Unavailable => login_error(503, "temporarily_unavailable", 90_033, "A transient error has occurred."),
-    }
+pub(super) fn login_refusal(refusal: Refusal, end: &str) -> Response {
+    let (status, error, code, text) = match refusal {
+        Refusal::AccessDenied => (400, "unauthorized_client", 7_000_112, "Application is disabled."),
+        Refusal::PendingDeletion => return no_token(Refused::UnknownClient, CLIENT, end),
+        Refusal::Throttling => (429, "temporarily_unavailable", 90_055, "Too many requests."),
+        Refusal::Unavailable => (503, "temporarily_unavailable", 90_033, "A transient error has occurred."),
+    };
+    login_error(status, error, code, text, end)
 }
 
-/// An error of the login. Its text ended in many lines once, and is one line today.
-fn login_error(status: u16, error: &str, code: u32, text: &str) -> Response {
+/// An error of the login, whose description has the trace behind the text. `end`: what is between the two, a space or,
+/// as for years before, the end of a line.
+fn login_error(status: u16, error: &str, code: u32, text: &str, end: &str) -> Response {
     let trace = "Trace ID: 00000000-0000-0000-0000-000000000000";
     let body = json!({
         "error": error,
-        "error_description": format!("AADSTS{code}: {text} {trace}"),
+        "error_description": format!("AADSTS{code}: {text}{end}{trace}"),
         "error_codes": [code],
         "error_uri": format!("https://{LOGIN_HOST}/error?code={code}"),
     });

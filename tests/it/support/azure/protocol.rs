@@ -28,6 +28,8 @@ pub(super) struct State {
     pub(super) login: Login,
     /// The vault asks its access policies and not the roles.
     pub(super) access_policies: bool,
+    /// What ends the text of the login's errors.
+    pub(super) login_text_end: &'static str,
 }
 
 impl Protocol for Azure {
@@ -53,7 +55,7 @@ impl Protocol for Azure {
 
     fn refusal(&self, asked: &Asked, refusal: Refusal) -> Response {
         match asked.action.as_str() {
-            TOKEN => answers::login_refusal(refusal),
+            TOKEN => answers::login_refusal(refusal, self.state().login_text_end),
             MANAGED_IDENTITY => answers::identity_refusal(refusal),
             _ => self.vault_refusal(asked, refusal),
         }
@@ -62,7 +64,8 @@ impl Protocol for Azure {
 
 impl Azure {
     pub(super) fn new(name: String, login: Login) -> Self {
-        Self { name, state: Mutex::new(State { vault: Vault::default(), login, access_policies: false }) }
+        let vault = Vault::default();
+        Self { name, state: Mutex::new(State { vault, login, access_policies: false, login_text_end: " " }) }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -82,10 +85,13 @@ impl Azure {
             About::Secret { name, version, api_version, token, .. } => {
                 self.secret(&name, version.as_deref(), api_version, token.as_deref())
             }
-            About::Token { tenant, request } => match self.state().login.token(&tenant, &request) {
-                Ok(issued) => answers::token(&issued),
-                Err(refused) => answers::no_token(refused, request.field("client_id")),
-            },
+            About::Token { tenant, request } => {
+                let mut state = self.state();
+                match state.login.token(&tenant, &request) {
+                    Ok(issued) => answers::token(&issued),
+                    Err(refused) => answers::no_token(refused, request.field("client_id"), state.login_text_end),
+                }
+            }
             About::Identity { metadata: false, .. } => answers::no_identity("Required metadata header not specified"),
             About::Identity { request, .. } => match self.state().login.managed_identity(&request) {
                 Some(issued) => answers::identity_token(&issued),
