@@ -13,6 +13,7 @@ mod failures;
 mod fleet;
 mod freshness;
 mod harness;
+mod harness_azure;
 mod harness_proxy;
 mod harness_stores;
 mod main_job;

@@ -11,6 +11,7 @@ mod upstream;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use axum::body::Bytes;
@@ -18,8 +19,10 @@ use axum::response::Response;
 use http::request::Parts;
 use http::{HeaderMap, Request};
 use http_body_util::Full;
+use rustls::ServerConfig;
 
 use super::own_thread::Server;
+use super::tls::TlsListener;
 use super::wait::eventually;
 use fault::Spoiling;
 pub(crate) use fault::{Fault, Refusal};
@@ -81,6 +84,13 @@ struct Shared<P> {
     book: Arc<Book>,
 }
 
+impl<P: Protocol> Shared<P> {
+    fn serve(self: &Arc<Self>) -> Server {
+        let served = Arc::clone(self);
+        Server::start(move |listener| server::serve(server::prompt(listener), served))
+    }
+}
+
 /// What was asked, and what shall befall the answers.
 #[derive(Debug, Default)]
 struct Book(Mutex<Entries>);
@@ -104,13 +114,28 @@ impl<P> Front<P> {
         P: Protocol,
     {
         let shared = Arc::new(Shared { protocol, book: Arc::default() });
-        let served = Arc::clone(&shared);
-        let server = Server::start(move |listener| server::serve(listener, served));
+        let server = shared.serve();
         Self { shared, server }
+    }
+
+    /// The same behind TLS. The second server is another way in, without TLS.
+    pub(super) fn start_tls(protocol: P, config: Arc<ServerConfig>) -> (Self, Server)
+    where
+        P: Protocol,
+    {
+        let shared = Arc::new(Shared { protocol, book: Arc::default() });
+        let (served, plain) = (Arc::clone(&shared), shared.serve());
+        let server = Server::start(move |listener| server::serve(TlsListener::new(listener, config), served));
+        (Self { shared, server }, plain)
     }
 
     pub(super) fn protocol(&self) -> &P {
         &self.shared.protocol
+    }
+
+    /// Where it listens.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.server.address()
     }
 
     /// `http://127.0.0.1:PORT`.

@@ -12,9 +12,12 @@
 //! | `front` | what stands in front of each store: counts requests, holds answers, answers with faults |
 //! | `store` | AWS as an agent talks to it: a front of the emulator |
 //! | `vault` | a real Vault as an agent talks to it, with a front of its own |
+//! | `azure` | a double of Azure Key Vault and its login, under their real host names |
 //! | `audit` | the API server's audit log |
 //! | `canary` | looks for secret values in text, in every form they may take |
 //! | `scene` | what most tests begin with: all of the above, ready |
+//! | `connect_proxy` | a forward proxy that leads hosts of the internet to loopback |
+//! | `tls` | an authority of a test, and servers that it vouches for |
 //! | `own_thread` | a server that a test which blocks does not stop |
 //! | `leash` | ends a program with the test run, however that ends |
 //! | `wait`, `http` | waiting for a condition with a deadline; a plain HTTP client |
@@ -24,18 +27,21 @@
 pub(crate) mod agent;
 pub(crate) mod api_proxy;
 pub(crate) mod audit;
+pub(crate) mod azure;
 pub(crate) mod canary;
 pub(crate) mod cluster;
+pub(crate) mod connect_proxy;
 pub(crate) mod control_plane;
-mod front;
+pub(crate) mod front;
 pub(crate) mod http;
 mod leash;
 pub(crate) mod node;
-mod own_thread;
+pub(crate) mod own_thread;
 pub(crate) mod scene;
 pub(crate) mod store;
 pub(crate) mod surroundings;
 pub(crate) mod vault;
+pub(crate) mod tls;
 pub(crate) mod wait;
 
 /// A name that no other test uses, valid as a Kubernetes name and as a secret's path: `PREFIX-` and eight random characters.

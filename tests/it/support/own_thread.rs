@@ -1,14 +1,15 @@
 //! A loopback server on a thread and runtime of its own: a test that blocks its runtime does not stop it.
 
 use std::future::Future;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::thread::JoinHandle;
 
 use tokio::sync::oneshot;
 
 /// A running server. It ends, with its connections, when this is dropped.
 #[derive(Debug)]
-pub(super) struct Server {
+pub(crate) struct Server {
+    address: SocketAddr,
     url: String,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -16,13 +17,13 @@ pub(super) struct Server {
 
 impl Server {
     /// Runs `serve` on a free port until it ends, or until this is dropped.
-    pub(super) fn start<F>(serve: impl FnOnce(tokio::net::TcpListener) -> F + Send + 'static) -> Self
+    pub(crate) fn start<F>(serve: impl FnOnce(tokio::net::TcpListener) -> F + Send + 'static) -> Self
     where
         F: Future<Output = ()>,
     {
         let listener = TcpListener::bind("127.0.0.1:0").expect("the kernel has a free loopback port");
         listener.set_nonblocking(true).expect("a socket can be made non-blocking");
-        let url = format!("http://{}", listener.local_addr().expect("a bound socket has an address"));
+        let address = listener.local_addr().expect("a bound socket has an address");
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -34,11 +35,16 @@ impl Server {
                 }
             });
         });
-        Self { url, stop: Some(stop), thread: Some(thread) }
+        Self { address, url: format!("http://{address}"), stop: Some(stop), thread: Some(thread) }
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// `http://127.0.0.1:PORT`.
-    pub(super) fn url(&self) -> &str {
+    pub(crate) fn url(&self) -> &str {
         &self.url
     }
 }

@@ -1,12 +1,13 @@
 //! The HTTP side of a front.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
-use axum::serve::ListenerExt as _;
+use axum::serve::{Listener, ListenerExt as _};
 use http::{HeaderValue, StatusCode, header};
 use http_body_util::Full;
 use tokio::net::TcpListener;
@@ -14,11 +15,15 @@ use tokio::net::TcpListener;
 use super::fault::{Fault, spoiled};
 use super::{Asked, Book, Protocol, Shared};
 
-/// Serves for good.
-pub(super) async fn serve<P: Protocol>(listener: TcpListener, shared: Arc<Shared<P>>) {
-    let listener = listener.tap_io(|stream| {
+/// A listener whose connections do not wait for more before they send.
+pub(super) fn prompt(listener: TcpListener) -> impl Listener<Addr = SocketAddr> {
+    listener.tap_io(|stream| {
         let _ = stream.set_nodelay(true);
-    });
+    })
+}
+
+/// Serves for good.
+pub(super) async fn serve<P: Protocol>(listener: impl Listener<Addr = SocketAddr>, shared: Arc<Shared<P>>) {
     let app = Router::new().fallback(respond::<P>).with_state(shared);
     axum::serve(listener, app).await.expect("a loopback server does not end by itself");
 }
