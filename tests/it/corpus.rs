@@ -91,7 +91,9 @@ async fn fill_the_store(scene: &Scene, cases: &[Case]) {
                 let answer = json!({"ARN": "arn", "Name": case.path(), "VersionId": "empty", "SecretString": ""});
                 store.fail(&case.path(), Fault::Body(answer.to_string()));
             }
-            Some(Value::Text(text)) => store.put(&case.path(), text).await,
+            Some(Value::Text(text)) => {
+                store.put(&case.path(), text).await;
+            }
             Some(Value::Bytes(bytes)) => store.put_binary(&case.path(), bytes).await,
             None => {}
         })

@@ -6,6 +6,7 @@ mod api_faults;
 mod bench;
 mod canary;
 mod cases;
+mod conformance;
 mod corpus;
 mod credentials;
 mod e2e;

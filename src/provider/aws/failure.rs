@@ -2,9 +2,11 @@
 
 use std::error::Error;
 
+use aws_credential_types::provider::error::CredentialsError;
 use aws_smithy_runtime_api::client::{orchestrator::HttpResponse, result::SdkError};
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
+use super::super::http::HttpError;
 use crate::error::chain;
 
 /// What a failed call means to us.
@@ -43,8 +45,14 @@ impl<E: ProvideErrorMetadata + Error + Send + Sync + 'static> From<SdkError<E, H
                 let message: String = context.err().message().unwrap_or_default().chars().take(300).collect();
                 Self { failure: classify(code, status, &message), said: format!("HTTP {status} {code}: {message}") }
             }
+            // A refusal in no form of the service's, as of a load balancer.
+            SdkError::ResponseError(context) if !context.raw().status().is_success() => {
+                let status = context.raw().status().as_u16();
+                Self { failure: classify("", status, ""), said: format!("HTTP {status}") }
+            }
             SdkError::ServiceError(context) => unreadable(context.raw()),
             SdkError::ResponseError(context) => unreadable(context.raw()),
+            other if is_too_large(&other) => Self { failure: Failure::Invalid, said: chain(&other) },
             other if is_about_credentials(&other) => Self { failure: Failure::Credentials, said: chain(&other) },
             other => Self { failure: Failure::Unavailable, said: chain(&other) },
         }
@@ -97,15 +105,16 @@ fn classify(code: &str, status: u16, message: &str) -> Failure {
     }
 }
 
-pub(super) fn is_about_credentials(error: &(dyn Error + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if error.is::<aws_credential_types::provider::error::CredentialsError>() {
-            return true;
-        }
-        next = error.source();
-    }
-    false
+fn is_too_large(error: &(dyn Error + 'static)) -> bool {
+    causes(error).filter_map(|cause| cause.downcast_ref()).any(|cause| matches!(cause, HttpError::TooLarge))
+}
+
+fn is_about_credentials(error: &(dyn Error + 'static)) -> bool {
+    causes(error).any(|cause| cause.is::<CredentialsError>())
+}
+
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error| (*error).source())
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use super::{
     http::{Http, check_address},
     kind::{BuildError, Common},
 };
-/// For the head of an answer.
+/// For one answer, with the connection to get it: another attempt may do better than to wait.
 const READ_TIMEOUT: Duration = Duration::from_millis(1500);
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(4);
 

@@ -198,12 +198,12 @@ impl Asker {
             let page = outcome.map_err(|failed| self.account.explain(path, READ_FOLDER, failed))?;
             all.extend(page.parameters.unwrap_or_default());
             next = page.next_token.filter(|token| !token.is_empty());
-            if next.is_none() {
-                break;
-            }
             if all.len() > MAX_IN_FOLDER {
                 let problem = "more than 1000 parameters are directly under it";
                 return Err(self.invalid(path, problem));
+            }
+            if next.is_none() {
+                break;
             }
         }
         self.as_object(path, &all)

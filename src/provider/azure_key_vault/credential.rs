@@ -78,6 +78,11 @@ impl Credential {
         Ok(credential)
     }
 
+    /// The next one who asks logs in.
+    pub(super) async fn forget(&self) {
+        *self.made.lock().await = None;
+    }
+
     fn file(&self) -> Option<&PathBuf> {
         match &self.way {
             Way::Workload { token_file, .. } => Some(token_file),

@@ -12,14 +12,14 @@ use async_trait::async_trait;
 use azure_core::{
     credentials::{TokenCredential, TokenRequestOptions},
     error::{Error, ErrorKind},
-    http::{ClientOptions, RawResponse, RetryOptions, StatusCode, Transport, Url},
+    http::{ClientOptions, HttpClient, RawResponse, RetryOptions, StatusCode, Transport, Url},
 };
 use azure_security_keyvault_secrets::{SecretClient, SecretClientOptions, models::SecretClientGetSecretOptions};
 use http::Request;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use self::credential::Credential;
+use self::{credential::Credential, transport::LoginHttp};
 use super::{
     Identity, ProviderError, ProviderName, SecretProvider,
     http::{Http, HttpError, check_address},
@@ -96,9 +96,10 @@ impl kind::Settings for Settings {
     async fn build(self: Box<Self>, common: Common) -> Result<Arc<dyn SecretProvider>, BuildError> {
         let url =
             check_address(&self.vault_url, common.allow_insecure).map_err(|problem| format!("`vaultUrl` {problem}"))?;
-        let options = client_options(&common.http);
-        let credential = Arc::new(Credential::new(self.auth, options.clone())?);
-        let secrets = SecretClientOptions { client_options: options, ..SecretClientOptions::default() };
+        let http = Arc::new(common.http.clone());
+        let login = client_options(Arc::new(LoginHttp(Arc::clone(&http))));
+        let credential = Arc::new(Credential::new(self.auth, login)?);
+        let secrets = SecretClientOptions { client_options: client_options(http), ..SecretClientOptions::default() };
         let client =
             SecretClient::new(url.as_str(), Arc::clone(&credential) as Arc<dyn TokenCredential>, Some(secrets));
         let client = client.map_err(|_| "`vaultUrl` cannot be used".to_owned())?;
@@ -107,12 +108,8 @@ impl kind::Settings for Settings {
 }
 
 /// The SDK's pipeline over the agent's own client; retries are the agent's.
-fn client_options(http: &Http) -> ClientOptions {
-    ClientOptions {
-        transport: Some(Transport::new(Arc::new(http.clone()))),
-        retry: RetryOptions::none(),
-        ..ClientOptions::default()
-    }
+fn client_options(http: Arc<dyn HttpClient>) -> ClientOptions {
+    ClientOptions { transport: Some(Transport::new(http)), retry: RetryOptions::none(), ..ClientOptions::default() }
 }
 
 /// One vault.
@@ -209,6 +206,10 @@ fn causes(error: &Error) -> impl Iterator<Item = &(dyn std::error::Error + 'stat
 }
 
 impl Refusal {
+    fn is_of_the_token(&self) -> bool {
+        u16::from(self.status) == 401 && !self.at_login
+    }
+
     /// The first answer in an error's causes. One inside an error about credentials came from the login.
     fn of(error: &Error) -> Option<Self> {
         let mut at_login = false;
@@ -284,7 +285,14 @@ impl SecretProvider for KeyVault {
             secret_version: remote.version.clone(),
             ..SecretClientGetSecretOptions::default()
         };
-        let response = self.client.get_secret(&remote.path, Some(options)).await;
+        let response = match self.client.get_secret(&remote.path, Some(options.clone())).await {
+            // The SDK keeps a token that was revoked.
+            Err(error) if Refusal::of(&error).is_some_and(|refusal| refusal.is_of_the_token()) => {
+                self.credential.forget().await;
+                self.client.get_secret(&remote.path, Some(options)).await
+            }
+            outcome => outcome,
+        };
         let response = response.map_err(|error| self.explain(remote, &error))?;
         // An error of the parser could quote the value.
         let bundle: Bundle = serde_json::from_slice(&response.into_body()).map_err(|error| match error.is_eof() {

@@ -1,5 +1,7 @@
 //! The Azure SDK's requests go by way of the agent's own client.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use azure_core::{
     error::{Error, ErrorKind},
@@ -10,6 +12,30 @@ use azure_core::{
 };
 
 use super::super::http::{Http, HttpError};
+
+/// The way to a login. Its refusals are passed on as status and codes alone: the SDK cannot read texts with line breaks,
+/// which Azure's have, and takes a load balancer's page for wrong credentials.
+#[derive(Debug)]
+pub(super) struct LoginHttp(pub(super) Arc<Http>);
+
+#[async_trait]
+impl HttpClient for LoginHttp {
+    async fn execute_request(&self, request: &Request) -> azure_core::Result<AsyncRawResponse> {
+        #[derive(Default, serde::Deserialize)]
+        struct Refused {
+            #[serde(default)]
+            error_codes: Vec<i32>,
+        }
+        let answer = self.0.execute_request(request).await?.try_into_raw_response().await?;
+        let (status, headers, body) = answer.deconstruct();
+        if status.is_success() {
+            return Ok(AsyncRawResponse::from_bytes(status, headers, azure_core::Bytes::from(body)));
+        }
+        let refused: Refused = serde_json::from_slice(&body).unwrap_or_default();
+        let body = serde_json::json!({"error_codes": refused.error_codes, "error_description": "refused"});
+        Ok(AsyncRawResponse::from_bytes(status, headers, body.to_string()))
+    }
+}
 
 #[async_trait]
 impl HttpClient for Http {

@@ -228,8 +228,6 @@ impl SecretProvider for Vault {
     }
 
     async fn warm_up(&self) -> Result<String, ProviderError> {
-        let (provider, path, version) = (self.name.clone(), "auth/token/lookup-self".to_owned(), None);
-        let remote = RemoteRef { provider, path, version };
         let looked_up = async {
             let token = self.session.token().await?;
             match self.session.api().look_up(token.text()).await {
@@ -240,7 +238,11 @@ impl SecretProvider for Vault {
                 outcome => outcome,
             }
         };
-        looked_up.await.map_err(|failed| self.explain(&remote, failed))
+        let remote = RemoteRef { provider: self.name.clone(), path: String::new(), version: None };
+        looked_up.await.map_err(|failed| match failed {
+            Failed::Denied(said) => self.explain(&remote, Failed::Login(format!("{said} for a look at the own token"))),
+            failed => self.explain(&remote, failed),
+        })
     }
 
     async fn keep_ready(&self) -> Option<Duration> {

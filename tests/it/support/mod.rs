@@ -40,8 +40,8 @@ pub(crate) mod own_thread;
 pub(crate) mod scene;
 pub(crate) mod store;
 pub(crate) mod surroundings;
-pub(crate) mod vault;
 pub(crate) mod tls;
+pub(crate) mod vault;
 pub(crate) mod wait;
 
 /// A name that no other test uses, valid as a Kubernetes name and as a secret's path: `PREFIX-` and eight random characters.
@@ -56,7 +56,7 @@ pub(crate) fn object<K: serde::de::DeserializeOwned>(json: serde_json::Value) ->
 }
 
 /// A line on the real stderr, at once and also where the test's output is captured: for what takes long.
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     use std::io::Write as _;
     let _ = writeln!(std::io::stderr(), "tests: {text}");
 }

@@ -66,11 +66,13 @@ impl Store {
     }
 
     /// Sets a secret's string, as a new version where it exists.
-    pub(crate) async fn put(&self, path: &str, text: &str) {
+    /// Returns the version's id; a stub has none.
+    pub(crate) async fn put(&self, path: &str, text: &str) -> String {
         match &self.protocol().backend {
             Backend::Emulator(emulator) => put(emulator.url(), path, json!({"SecretString": text})).await,
             Backend::Stub { secrets, .. } => {
                 open(secrets).insert(path.to_owned(), text.to_owned());
+                String::new()
             }
         }
     }
@@ -145,7 +147,7 @@ fn open(secrets: &Mutex<BTreeMap<String, String>>) -> MutexGuard<'_, BTreeMap<St
 }
 
 /// Adds a version to a secret of the emulator, or makes it.
-async fn put(url: &str, path: &str, value: Value) {
+async fn put(url: &str, path: &str, value: Value) -> String {
     let with = |key: &str| {
         let mut body = value.clone();
         body[key] = json!(path);
@@ -155,9 +157,8 @@ async fn put(url: &str, path: &str, value: Value) {
     if done.as_ref().is_err_and(|code| code == "ResourceNotFoundException") {
         done = call(url, "secretsmanager.CreateSecret", &with("Name")).await;
     }
-    if let Err(code) = done {
-        panic!("the emulator did not take the secret {path}: {code}");
-    }
+    let done = done.unwrap_or_else(|code| panic!("the emulator did not take the secret {path}: {code}"));
+    done["VersionId"].as_str().unwrap_or_default().to_owned()
 }
 
 /// Asks the emulator for one action, as in `AmazonSSM.PutParameter`, and returns its answer. The error is AWS's code
