@@ -40,7 +40,7 @@ exec 9>"$out/.lock"
 flock -n 9 || { say "another build is under way, waiting for it"; flock 9; }
 
 say "building ${missing[*]} (Kubernetes $kubernetes) into $out"
-say "this happens once; cold, on two cores, all of it takes about 20 minutes (the API server alone 8, Vault 4)"
+say "this happens once; cold, on two cores, all of it takes about 20 minutes (the API server alone 8, Vault 3)"
 version=k8s.io/component-base/version
 for program in "${missing[@]}"; do
   [ -x "$out/$program" ] && continue

@@ -100,6 +100,9 @@ async fn a_fault_or_a_gate_of_one_parameter_is_met_by_each_request_that_names_it
     let both = [one.as_str(), &other];
     let refused = ask(&both).await;
     assert_eq!((refused.status.as_u16(), body(&refused)["__type"].as_str()), (400, Some("ThrottlingException")));
+    store.fail_times(&other, 1, Fault::Unavailable);
+    let down = ask(&both).await;
+    assert_eq!((down.status.as_u16(), body(&down)["__type"].as_str()), (500, Some("InternalServerError")));
     let gate = store.hold(&other);
     let rest = async {
         gate.held(1).await;
@@ -108,6 +111,6 @@ async fn a_fault_or_a_gate_of_one_parameter_is_met_by_each_request_that_names_it
     };
     let (held, ()) = futures::join!(ask(&both), rest);
     assert_eq!(body(&held)["Parameters"][1]["Value"], "2", "the value that was asked for");
-    assert_eq!((store.calls(&one), store.calls(&other), store.calls(GET_PARAMETERS)), (3, 2, 3));
-    assert_eq!(store.access_keys(&other), ["AKIATEST"; 2]);
+    assert_eq!((store.calls(&one), store.calls(&other), store.calls(GET_PARAMETERS)), (4, 3, 4));
+    assert_eq!(store.access_keys(&other), ["AKIATEST"; 3]);
 }

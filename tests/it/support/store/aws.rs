@@ -20,8 +20,8 @@ pub(crate) const POD_IDENTITY: &str = "PodIdentity";
 pub(super) const POD_IDENTITY_PATH: &str = "/v1/credentials";
 /// The header that names the action.
 const TARGET: &str = "x-amz-target";
-/// The code of trouble on AWS's side.
-const UNAVAILABLE: &str = "InternalServiceError";
+/// What stands before the actions of SSM in it.
+const SSM: &str = "AmazonSSM.";
 /// Stands in the text of each refusal: text of the store, which may reach a log but no Event and no label.
 pub(crate) const ACCESS_DENIED_TEXT: &str = "because no identity-based policy allows the action";
 
@@ -84,7 +84,7 @@ fn subjects(action: &str, body: &Value) -> Vec<String> {
 /// A request to the emulator, which checks no signature but reads service and region from it.
 /// `target`: as in `secretsmanager.GetSecretValue` or `AmazonSSM.PutParameter`.
 pub(super) fn request(url: &str, target: &str, body: &Value) -> Request<Full<Bytes>> {
-    let service = if target.starts_with("AmazonSSM.") { "ssm" } else { "secretsmanager" };
+    let service = if target.starts_with(SSM) { "ssm" } else { "secretsmanager" };
     let scope = format!("Credential=test/20260101/us-east-1/{service}/aws4_request");
     Request::post(url)
         .header("authorization", format!("AWS4-HMAC-SHA256 {scope}, SignedHeaders=host, Signature=0"))
@@ -101,8 +101,7 @@ pub(super) fn json_answer(status: StatusCode, body: &Value) -> Response {
 
 /// A refusal in the form of its request.
 pub(super) fn refused(asked: &Asked, code: &str, text: &str) -> Response {
-    let unavailable = code == UNAVAILABLE;
-    let status = if unavailable { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::BAD_REQUEST };
+    let status = if code.starts_with("Internal") { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::BAD_REQUEST };
     match Form::of(asked) {
         Form::Json => json_answer(status, &json!({"__type": code, "message": text})),
         Form::PodIdentity => json_answer(status, &json!({"Code": code, "Message": text})),
@@ -134,7 +133,11 @@ pub(super) fn refusal(asked: &Asked, refusal: Refusal) -> Response {
             "InvalidRequestException",
             "You can't perform this operation on the secret because it was marked for deletion.",
         ),
-        Refusal::Unavailable => refused(asked, UNAVAILABLE, "An error occurred on the server side."),
+        Refusal::Unavailable => {
+            let of_ssm = header(&asked.headers, TARGET).starts_with(SSM);
+            let code = if of_ssm { "InternalServerError" } else { "InternalServiceError" };
+            refused(asked, code, "An error occurred on the server side.")
+        }
     }
 }
 

@@ -44,7 +44,7 @@ impl Process {
         let mut line = String::new();
         let read = pipe.map(|pipe| BufReader::new(pipe).read_line(&mut line));
         process.ready = serde_json::from_str(&line)
-            .map_err(|error| format!("vault did not start ({read:?}, {error}); its message is in {}", log.display()))?;
+            .map_err(|error| format!("vault did not start ({read:?}, {error}): {}", said(&log)))?;
         Ok(process)
     }
 
@@ -59,6 +59,10 @@ impl Drop for Process {
         let _ = self.child.wait();
         self.leash.release();
     }
+}
+
+fn said(log: &Path) -> String {
+    std::fs::read_to_string(log).unwrap_or_else(|error| format!("its log cannot be read: {error}"))
 }
 
 /// The program in the cache.
