@@ -97,7 +97,7 @@ pub enum ProviderError {
 
 /// The store's name for the agent, as far as a name goes.
 fn shown(identity: &str) -> String {
-    identity.chars().filter(char::is_ascii_graphic).take(200).collect()
+    identity.chars().filter(|c| c.is_ascii_graphic() || *c == ' ').take(200).collect()
 }
 
 impl ProviderError {

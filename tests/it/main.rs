@@ -26,4 +26,5 @@ mod rights;
 mod spec_coverage;
 mod support;
 mod upgrade;
+mod vault;
 mod workloads;

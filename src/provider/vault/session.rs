@@ -12,7 +12,8 @@ use zeroize::Zeroizing;
 
 use super::api::{Api, Failed, Granted};
 
-/// A token that was refused is replaced only when it is older: else each path without a right would cost a login.
+/// A token of a login so short ago has the rights that there are: that it is refused is about the path, unless it is
+/// revoked. Else each path without a right would cost a login.
 const YOUNG: Duration = Duration::from_secs(1);
 /// No request begins with a token that ends so soon.
 const LAST_MOMENTS: Duration = Duration::from_secs(3);
@@ -41,6 +42,9 @@ pub(super) struct Session {
 #[derive(Clone)]
 pub(super) struct Token {
     text: Arc<Zeroizing<String>>,
+    /// When it was got, by a login.
+    born: Instant,
+    /// When its time began: then, or at the last renewal.
     since: Instant,
     lease: Option<Duration>,
     renewable: bool,
@@ -53,8 +57,8 @@ impl Token {
 
     fn granted(granted: Granted) -> Self {
         let lease = Some(Duration::from_secs(granted.lease_duration)).filter(|lease| !lease.is_zero());
-        let text = Arc::new(granted.client_token);
-        Self { text, since: Instant::now(), lease, renewable: granted.renewable }
+        let (text, now) = (Arc::new(granted.client_token), Instant::now());
+        Self { text, born: now, since: now, lease, renewable: granted.renewable }
     }
 
     fn left(&self) -> Option<Duration> {
@@ -101,7 +105,7 @@ impl Session {
         if let Some(other) = token.as_ref().filter(|token| token.text != refused.text) {
             return Ok(Some(other.clone()));
         }
-        if refused.since.elapsed() < YOUNG {
+        if refused.born.elapsed() < YOUNG && self.api.look_up(refused.text()).await.is_ok() {
             return Ok(None);
         }
         let fresh = self.log_in(&mut token).await?;
@@ -133,7 +137,7 @@ impl Session {
     /// The same token with its time begun anew; nothing where another one is better: at the end of its longest life its
     /// time is no longer what it was.
     async fn renew(&self, token: &Token) -> Option<Token> {
-        let renewed = Token::granted(self.api.renew(token.text()).await.ok()?);
+        let renewed = Token { born: token.born, ..Token::granted(self.api.renew(token.text()).await.ok()?) };
         (renewed.lease >= token.lease).then_some(renewed)
     }
 
@@ -153,7 +157,7 @@ impl Session {
         let mut fresh = Token::granted(granted);
         // A file's token is as old as it was first seen.
         if let Some(same) = token.as_ref().filter(|same| same.text == fresh.text) {
-            fresh.since = same.since;
+            (fresh.born, fresh.since) = (same.born, same.since);
         }
         *token = Some(fresh.clone());
         Ok(fresh)

@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::agent::{Agent, AgentBuilder};
 use super::audit::{requests, tally};
 use super::cluster::{PodBuilder, TestNamespace};
+use super::node::AgentNode;
 use super::store::Store;
 use super::surroundings::Surroundings;
 use super::wait::eventually;
@@ -47,9 +48,14 @@ impl Scene {
 
     /// The same with a store that is set up before the agent starts.
     pub(crate) async fn set_with_store(change: impl FnOnce(AgentBuilder, &Store) -> AgentBuilder) -> Self {
+        Self::set_on(AgentNode::create(Surroundings::get().await).await, change).await
+    }
+
+    /// The same on a node that was there before.
+    pub(crate) async fn set_on(node: AgentNode, change: impl FnOnce(AgentBuilder, &Store) -> AgentBuilder) -> Self {
         let surroundings = Surroundings::get().await;
         let store = Store::start(surroundings).await;
-        let builder = change(AgentBuilder::new(surroundings, &store).await.policy(ALLOW_ALL), &store);
+        let builder = change(AgentBuilder::on(node, surroundings, &store).policy(ALLOW_ALL), &store);
         let mut agent = builder.spawn();
         agent.ready().await;
         let namespace = TestNamespace::create(surroundings).await;
