@@ -1,13 +1,16 @@
 //! Requests for one name each that go out together, for a store that takes several names at once.
+//!
+//! A batch goes out as soon as it is full; one that is not, when nothing else is under way.
 
 use std::{
     collections::HashMap,
     fmt,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, select};
 use tokio::{
     sync::{Notify, Semaphore, oneshot},
     time::timeout,
@@ -21,6 +24,8 @@ use crate::secret_value::SecretPayload;
 
 /// How long the first one waits for others.
 const WINDOW: Duration = Duration::from_millis(5);
+/// How long it waits for what is under way: longer than a call takes that does not hang.
+const LONGEST: Duration = Duration::from_millis(250);
 
 /// What became of one name.
 pub(super) type Outcome = Result<SecretPayload, ProviderError>;
@@ -30,10 +35,12 @@ type Send = Box<dyn Fn(Vec<String>, Turn) -> BoxFuture<'static, HashMap<String, 
 pub(super) struct Batches {
     size: usize,
     pace: Arc<Pace>,
+    calls: usize,
     under_way: Arc<Semaphore>,
     send: Send,
     waiting: Mutex<Waiting>,
     full: Notify,
+    landed: Notify,
 }
 
 #[derive(Default)]
@@ -46,7 +53,8 @@ impl Batches {
     /// At most `calls` requests of `size` names each are under way.
     pub(super) fn new(size: usize, calls: usize, pace: Arc<Pace>, send: Send) -> Arc<Self> {
         let under_way = Arc::new(Semaphore::new(calls));
-        Arc::new(Self { size, pace, under_way, send, waiting: Mutex::default(), full: Notify::new() })
+        let (waiting, full, landed) = (Mutex::default(), Notify::new(), Notify::new());
+        Arc::new(Self { size, pace, calls, under_way, send, waiting, full, landed })
     }
 
     /// Asks for one name. `None` where nobody could be asked within `limit`, or the task that asked is gone.
@@ -69,9 +77,7 @@ impl Batches {
     /// Sends until nobody waits.
     async fn collect(self: Arc<Self>) {
         loop {
-            if self.waiting().names.len() < self.size {
-                let _ = timeout(WINDOW, self.full.notified()).await;
-            }
+            self.gathered().await;
             // While these are waited for, more names come.
             let Ok(slot) = Arc::clone(&self.under_way).acquire_owned().await else { return };
             let turn = self.pace.turn().await;
@@ -81,11 +87,31 @@ impl Batches {
                 let names = batch.iter().map(|(name, _)| name.clone()).collect();
                 let mut outcomes = (batches.send)(names, turn).await;
                 drop(slot);
+                batches.landed.notify_one();
                 for (name, tell) in batch {
                     // Nobody may wait any more.
                     let _ = outcomes.remove(&name).map(|outcome| tell.send(outcome));
                 }
             });
+        }
+    }
+
+    /// Returns when there is a reason to send.
+    async fn gathered(&self) {
+        if timeout(WINDOW, self.is_full()).await.is_err() {
+            let _ = timeout(LONGEST, select(pin!(self.is_full()), pin!(self.is_idle()))).await;
+        }
+    }
+
+    async fn is_full(&self) {
+        while self.waiting().names.len() < self.size {
+            self.full.notified().await;
+        }
+    }
+
+    async fn is_idle(&self) {
+        while self.under_way.available_permits() < self.calls {
+            self.landed.notified().await;
         }
     }
 
@@ -152,6 +178,42 @@ mod tests {
         }
         assert_eq!(*calls.lock().expect("no panic"), [10; 10]);
         assert!(batches.ask("later", LIMIT).await.is_some(), "it collects again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_that_come_one_after_the_other_wait_for_what_is_under_way() {
+        let calls = Arc::default();
+        let batches = echoing(&calls);
+        let asked = (0..100).map(async |number: u64| {
+            tokio::time::sleep(Duration::from_millis(number)).await;
+            batches.ask(&number.to_string(), LIMIT).await.expect("told").expect("a value");
+        });
+        join_all(asked).await;
+        let calls = calls.lock().expect("no panic");
+        assert!(calls.len() <= 11, "{calls:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_call_that_hangs_holds_the_others_up_for_a_moment_only() {
+        let send = |names: Vec<String>, _: Turn| {
+            async move {
+                if names == ["hangs"] {
+                    futures::future::pending::<()>().await;
+                }
+                names.into_iter().map(|name| (name, Ok(SecretPayload::new(vec![], "1")))).collect()
+            }
+            .boxed()
+        };
+        let batches = Batches::new(10, 8, Arc::new(Pace::new(40)), Box::new(send));
+        let hangs = tokio::spawn({
+            let batches = Arc::clone(&batches);
+            async move { batches.ask("hangs", LIMIT).await.is_none() }
+        });
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let started = tokio::time::Instant::now();
+        assert!(batches.ask("a", LIMIT).await.is_some());
+        assert!(started.elapsed() < WINDOW + LONGEST + Duration::from_millis(10), "{:?}", started.elapsed());
+        assert!(hangs.await.expect("no panic"), "it ends by its limit");
     }
 
     #[tokio::test(start_paused = true)]

@@ -19,6 +19,8 @@ use serde_json::{Value, json};
 
 use super::control_plane::ControlPlane;
 use super::front::{Front, Upstream, header};
+use super::own_thread::Server;
+use super::tls::Authority;
 use super::unique;
 use admin::Admin;
 use process::Process;
@@ -55,6 +57,21 @@ pub(crate) struct AppRole {
     pub(crate) secret_id: String,
 }
 
+/// The same Vault behind a certificate.
+#[derive(Debug)]
+pub(crate) struct WithTls {
+    front: Front<Api>,
+    /// The way in for requests without TLS; held for its life alone.
+    _plain: Server,
+}
+
+impl WithTls {
+    /// `https://127.0.0.1:PORT`.
+    pub(crate) fn url(&self) -> String {
+        format!("https://{}", self.front.address())
+    }
+}
+
 impl Deref for Vault {
     type Target = Front<Api>;
 
@@ -78,6 +95,12 @@ impl Vault {
         setup::enable_approle(&vault.admin).await;
         vault.set_token_ttl(TOKEN_TTL).await;
         vault
+    }
+
+    /// Another way in, with TLS, as long as what is returned.
+    pub(crate) fn with_tls(&self, authority: &Authority) -> WithTls {
+        let (front, plain) = Front::start_tls(Api(Upstream::new(&self.process.ready.url)), authority.server());
+        WithTls { front, _plain: plain }
     }
 
     // ---- values ----
