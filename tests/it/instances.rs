@@ -1,11 +1,14 @@
 //! Several instances beside each other, and what one that is down means for the others.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::support::scene::Scene;
 use crate::support::store::Store;
 use crate::support::surroundings::Surroundings;
 use crate::support::tls::Authority;
+use crate::support::unique;
 use crate::support::vault::{ROLE, Vault};
 
 /// A port that takes connections and never says a word.
@@ -46,6 +49,39 @@ async fn one_that_is_down_stops_neither_the_start_nor_the_others() {
 }
 
 #[tokio::test]
+async fn pods_of_one_node_are_served_by_four_stores() {
+    let surroundings = Surroundings::get().await;
+    let vault = Vault::start(surroundings).await;
+    let token = vault.token(Duration::from_secs(3600), &[ROLE]).await;
+    let scene = Scene::set_with(|builder| {
+        let folder = builder.node().folder().join("files");
+        std::fs::create_dir(&folder).expect("a folder");
+        std::fs::write(folder.join("app.json"), r#"{"A":"file"}"#).expect("a file");
+        let file = builder.node().folder().join("vault-token");
+        std::fs::write(&file, &token).expect("a file");
+        let aws = |kind: &str| json!({"name": kind, "kind": kind, "allowInsecure": true});
+        let vault = json!({"name": "vault", "kind": "vault", "address": vault.url(), "allowInsecure": true, "auth": {"tokenFile": file}});
+        let files = json!({"name": "file", "kind": "file", "directory": folder});
+        builder.providers(&json!({"providers": [aws("aws-secretsmanager"), aws("aws-ssm"), vault, files]}).to_string())
+    })
+    .await;
+    let secret = scene.store.seed("app", r#"{"A":"aws-secretsmanager"}"#).await;
+    let parameter = unique("/app");
+    scene.store.put_parameter(&format!("{parameter}/A"), "aws-ssm", "SecureString").await;
+    let in_vault = vault.seed("app", json!({"A": "vault"})).await;
+    let folder = format!("{parameter}/*");
+    let asked =
+        [("aws-secretsmanager", secret.as_str()), ("aws-ssm", &folder), ("vault", &in_vault), ("file", "app.json")];
+    for (provider, path) in asked {
+        let request = json!({"provider": provider, "path": path, "secretName": provider}).to_string();
+        scene.pod(provider).request(&request).create().await;
+    }
+    for (provider, _) in asked {
+        scene.namespace.wait_for_data(provider, [("A", provider)]).await;
+    }
+}
+
+#[tokio::test]
 async fn two_of_one_kind_are_two_stores() {
     let surroundings = Surroundings::get().await;
     let other = Store::start(surroundings).await;
@@ -73,7 +109,7 @@ async fn a_vault_with_a_certificate_of_its_own_is_trusted_by_ca_file_alone() {
     let vault = Vault::start(surroundings).await;
     let authority = Authority::new(&["127.0.0.1"]);
     let tls = vault.with_tls(&authority);
-    let token = vault.token(std::time::Duration::from_secs(3600), &[ROLE]).await;
+    let token = vault.token(Duration::from_secs(3600), &[ROLE]).await;
     let scene = Scene::set_with(|builder| {
         let file = builder.node().folder().join("vault-token");
         std::fs::write(&file, &token).expect("a file");

@@ -25,6 +25,7 @@ mod names;
 mod parameter_store;
 mod policies;
 mod program;
+mod real_stores;
 mod rights;
 mod spec_coverage;
 mod support;
