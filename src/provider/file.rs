@@ -15,13 +15,9 @@ use zeroize::Zeroizing;
 
 use super::{
     Identity, ProviderError, ProviderName, SecretProvider,
-    kind::{self, BuildError, Common, Store, check_segments},
+    kind::{self, BuildError, Common, Store, check_characters, check_length, check_segments},
 };
-use crate::{
-    mapping::MAX_SECRET_BYTES,
-    request::{MAX_PATH_BYTES, RemoteRef},
-    secret_value::SecretPayload,
-};
+use crate::{mapping::MAX_SECRET_BYTES, request::RemoteRef, secret_value::SecretPayload};
 
 /// A file may be as large as a Secret, and few are.
 const USUAL_VALUE_BYTES: usize = 64 * 1024;
@@ -157,16 +153,8 @@ impl Folder {
 /// Names of files below the folder: letters, digits and `-._/`, none beginning with `..`, which a mounted volume uses for
 /// itself.
 fn check_path(path: &str) -> Result<String, String> {
-    if path.is_empty() || path.len() > MAX_PATH_BYTES {
-        return Err(format!("must have 1 to {MAX_PATH_BYTES} characters"));
-    }
-    let allowed = |c: char| c.is_ascii_alphanumeric() || "-._/".contains(c);
-    if let Some(bad) = path.chars().find(|c| !allowed(*c)) {
-        return Err(format!(
-            "has the character {}; a file's name here has letters, digits and -._/",
-            bad.escape_unicode()
-        ));
-    }
+    check_length(path)?;
+    check_characters(path, "a file's name here", "-._/")?;
     check_segments(path)?;
     match path.split('/').any(|segment| segment.starts_with("..")) {
         true => Err("has a name that begins with `..`".to_owned()),

@@ -13,6 +13,7 @@ use super::azure_key_vault;
 #[cfg(feature = "vault")]
 use super::vault;
 use super::{ProviderName, SecretProvider, file, http::Http};
+use crate::request::MAX_PATH_BYTES;
 
 /// All kinds. A new store is one line here, and one file.
 static KINDS: &[Store] = &[
@@ -157,6 +158,22 @@ impl Kind {
     /// For tables in tests.
     pub fn for_test() -> Self {
         Self(&aws::secrets_manager::STORE)
+    }
+}
+
+/// Whether a path has a length that is sent to a store.
+pub(super) fn check_length(path: &str) -> Result<(), String> {
+    match path.is_empty() || path.len() > MAX_PATH_BYTES {
+        true => Err(format!("must have 1 to {MAX_PATH_BYTES} characters")),
+        false => Ok(()),
+    }
+}
+
+/// Whether a text has nothing but ASCII letters, digits and `more`; `what` is what it is.
+pub(super) fn check_characters(text: &str, what: &str, more: &str) -> Result<(), String> {
+    match text.chars().find(|c| !c.is_ascii_alphanumeric() && !more.contains(*c)) {
+        Some(bad) => Err(format!("has the character {}; {what} has letters, digits and {more}", bad.escape_unicode())),
+        None => Ok(()),
     }
 }
 

@@ -23,17 +23,14 @@ use super::{
     super::{
         Identity, ProviderError, ProviderName, SecretProvider,
         batch::{Batches, Outcome},
-        kind::{self, BuildError, Common, Store, check_segments},
+        kind::{self, BuildError, Common, Store, check_characters, check_length, check_segments},
         pace::{Pace, Turn},
     },
     Account, Place,
     failure::{Failed, Failure},
     name_in_arn,
 };
-use crate::{
-    request::{MAX_PATH_BYTES, RemoteRef},
-    secret_value::SecretPayload,
-};
+use crate::{request::RemoteRef, secret_value::SecretPayload};
 
 /// The largest value of an advanced parameter.
 const MAX_VALUE_BYTES: usize = 8 * 1024;
@@ -291,9 +288,7 @@ impl SecretProvider for ParameterStore {
 /// path that ends in `/` or `/*` is all parameters directly under it, and is written with `/*` from then on. `/aws/` is
 /// refused: by way of it Parameter Store reads secrets of Secrets Manager.
 fn check_path(path: &str) -> Result<String, String> {
-    if path.is_empty() || path.len() > MAX_PATH_BYTES {
-        return Err(format!("must have 1 to {MAX_PATH_BYTES} characters"));
-    }
+    check_length(path)?;
     let is_arn = path.starts_with("arn:");
     let (path, folder) = match (path.strip_suffix(ALL_UNDER), path.strip_suffix('/')) {
         (Some(folder), _) | (_, Some(folder)) => (folder, true),
@@ -306,13 +301,7 @@ fn check_path(path: &str) -> Result<String, String> {
         true => name_in_arn(path, "ssm", "parameter", "arn:aws:ssm:REGION:ACCOUNT:parameter/NAME")?,
         false => path,
     };
-    let allowed = |c: char| c.is_ascii_alphanumeric() || "/_.-".contains(c);
-    if let Some(bad) = name.chars().find(|c| !allowed(*c)) {
-        return Err(format!(
-            "has the character {}; a parameter's name has letters, digits and /_.- (its version is a field of its own)",
-            bad.escape_unicode()
-        ));
-    }
+    check_characters(name, "a parameter's name", "/_.-")?;
     let segments = name.strip_prefix('/').unwrap_or(name);
     check_segments(segments)?;
     if segments.contains('/') && !name.starts_with('/') {

@@ -13,16 +13,13 @@ use serde::Deserialize;
 use super::{
     super::{
         Identity, ProviderError, ProviderName, SecretProvider,
-        kind::{self, BuildError, Common, Store, check_segments},
+        kind::{self, BuildError, Common, Store, check_characters, check_length, check_segments},
     },
     Account, Place,
     failure::Failed,
     name_in_arn,
 };
-use crate::{
-    request::{MAX_PATH_BYTES, RemoteRef},
-    secret_value::SecretPayload,
-};
+use crate::{request::RemoteRef, secret_value::SecretPayload};
 
 /// Secrets Manager's own limit for a value.
 const MAX_VALUE_BYTES: usize = 64 * 1024;
@@ -137,20 +134,12 @@ impl SecretProvider for SecretsManager {
 
 /// Names and ARNs of Secrets Manager: `[A-Za-z0-9/_+=.@!-]`, by segments, or an ARN of this service.
 fn check_path(path: &str) -> Result<String, String> {
-    if path.is_empty() || path.len() > MAX_PATH_BYTES {
-        return Err(format!("must have 1 to {MAX_PATH_BYTES} characters"));
-    }
+    check_length(path)?;
     let name = match path.starts_with("arn:") {
         true => name_in_arn(path, "secretsmanager", "secret:", "arn:aws:secretsmanager:REGION:ACCOUNT:secret:NAME")?,
         false => path,
     };
-    let allowed = |c: char| c.is_ascii_alphanumeric() || "/_+=.@!-".contains(c);
-    if let Some(bad) = name.chars().find(|c| !allowed(*c)) {
-        return Err(format!(
-            "has the character {}; a secret's name has letters, digits and /_+=.@!-",
-            bad.escape_unicode()
-        ));
-    }
+    check_characters(name, "a secret's name", "/_+=.@!-")?;
     check_segments(name.strip_prefix('/').unwrap_or(name))?;
     Ok(path.to_owned())
 }
@@ -173,6 +162,7 @@ fn check_version(version: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::request::MAX_PATH_BYTES;
 
     #[test]
     fn paths_are_names_or_arns_of_this_service() {

@@ -22,12 +22,9 @@ use self::{
 use super::{
     Identity, ProviderError, ProviderName, SecretProvider,
     http::{Http, check_address},
-    kind::{self, BuildError, Common, Store, check_segments},
+    kind::{self, BuildError, Common, Store, check_characters, check_length, check_segments},
 };
-use crate::{
-    request::{MAX_PATH_BYTES, RemoteRef},
-    secret_value::SecretPayload,
-};
+use crate::{request::RemoteRef, secret_value::SecretPayload};
 
 /// Few values are larger; Vault itself takes a megabyte.
 const USUAL_VALUE_BYTES: usize = 64 * 1024;
@@ -252,16 +249,11 @@ impl SecretProvider for Vault {
 
 /// Paths below the mount: letters, digits and `_.@=+~!-` between slashes, none at either end.
 fn check_path(path: &str) -> Result<String, String> {
-    if path.is_empty() || path.len() > MAX_PATH_BYTES {
-        return Err(format!("must have 1 to {MAX_PATH_BYTES} characters"));
-    }
+    check_length(path)?;
     if path.starts_with('/') || path.ends_with('/') {
         return Err("begins or ends with `/`; write it as below the mount, as in prod/app".to_owned());
     }
-    let allowed = |c: char| c.is_ascii_alphanumeric() || "/_.@=+~!-".contains(c);
-    if let Some(bad) = path.chars().find(|c| !allowed(*c)) {
-        return Err(format!("has the character {}; a path has letters, digits and /_.@=+~!-", bad.escape_unicode()));
-    }
+    check_characters(path, "a path", "/_.@=+~!-")?;
     check_segments(path)?;
     Ok(path.to_owned())
 }
