@@ -41,7 +41,7 @@ pub enum StartError {
     #[error(transparent)]
     Providers(#[from] ProvidersError),
     /// An instance cannot be built from its settings.
-    #[error("--providers-file (JASM_PROVIDERS_FILE): {0}")]
+    #[error("{0}")]
     Instance(String),
     /// No way to the API server.
     #[error(transparent)]

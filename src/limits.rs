@@ -5,7 +5,8 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 const KIB: usize = 1024;
-/// Three pools of 5 MiB stay below 16 MiB. They are apart so that a write never waits for a fetch that waits for a write.
+/// Pools of 5 MiB: one for each instance, one for values and one for bodies. They are apart so that a write never waits for
+/// a fetch that waits for a write, and no store for another.
 const POOL_BYTES: usize = 5 * KIB * KIB;
 /// The SDK holds the answer's body beside the value that is taken out of it.
 const COPIES_OF_A_PAYLOAD: usize = 2;
@@ -18,7 +19,7 @@ pub struct ByteBudget {
 }
 
 impl ByteBudget {
-    /// For values on their way from a store: 5 MiB.
+    /// For values on their way from one store: 5 MiB.
     pub fn for_payloads() -> Self {
         Self::new(COPIES_OF_A_PAYLOAD)
     }

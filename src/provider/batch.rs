@@ -3,7 +3,6 @@
 //! A batch goes out as soon as it is full; one that is not, when nothing else is under way.
 
 use std::{
-    collections::HashMap,
     fmt,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -12,7 +11,7 @@ use std::{
 
 use futures::future::{BoxFuture, select};
 use tokio::{
-    sync::{Notify, Semaphore, oneshot},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot},
     time::timeout,
 };
 
@@ -29,7 +28,47 @@ const LONGEST: Duration = Duration::from_millis(250);
 
 /// What became of one name.
 pub(super) type Outcome = Result<SecretPayload, ProviderError>;
-type Send = Box<dyn Fn(Vec<String>, Turn) -> BoxFuture<'static, HashMap<String, Outcome>> + std::marker::Send + Sync>;
+type Send = Box<dyn Fn(Batch, Turn) -> BoxFuture<'static, ()> + std::marker::Send + Sync>;
+
+/// Why nobody was asked for a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unasked {
+    /// Its turn did not come in time.
+    Late,
+    /// The request was given up.
+    GivenUp,
+}
+
+/// The names of one request, and who waits for them.
+#[derive(Default)]
+pub(super) struct Batch(Vec<(String, oneshot::Sender<Outcome>)>);
+
+impl Batch {
+    /// The names.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.0.iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Tells each one what became of his name.
+    pub(super) fn tell(self, outcome: impl Fn(&str) -> Outcome) {
+        for (name, waits) in self.0 {
+            // Nobody may wait any more.
+            let _ = waits.send(outcome(&name));
+        }
+    }
+
+    /// Two halves, without the names that nobody waits for any more.
+    pub(super) fn halves(mut self) -> [Self; 2] {
+        self.0.retain(|(_, waits)| !waits.is_closed());
+        let half = self.0.split_off(self.0.len() / 2);
+        [self, Self(half)]
+    }
+}
 
 /// Collects names and sends them, `size` at a time and at the store's pace.
 pub(super) struct Batches {
@@ -57,8 +96,11 @@ impl Batches {
         Arc::new(Self { size, pace, calls, under_way, send, waiting, full, landed })
     }
 
-    /// Asks for one name. `None` where nobody could be asked within `limit`, or the task that asked is gone.
-    pub(super) async fn ask(self: &Arc<Self>, name: &str, limit: Duration) -> Option<Outcome> {
+    /// Asks for one name.
+    ///
+    /// # Errors
+    /// Nobody was asked within `limit`, or the request was given up.
+    pub(super) async fn ask(self: &Arc<Self>, name: &str, limit: Duration) -> Result<Outcome, Unasked> {
         let (tell, told) = oneshot::channel();
         let collect = {
             let mut waiting = self.waiting();
@@ -71,7 +113,13 @@ impl Batches {
         if collect {
             tokio::spawn(Arc::clone(self).collect());
         }
-        timeout(limit, told).await.ok()?.ok()
+        timeout(limit, told).await.map_err(|_| Unasked::Late)?.map_err(|_| Unasked::GivenUp)
+    }
+
+    /// A place among the requests that are under way, for one that is no batch.
+    pub(super) async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        // Never closed.
+        Arc::clone(&self.under_way).acquire_owned().await.ok()
     }
 
     /// Sends until nobody waits.
@@ -84,14 +132,9 @@ impl Batches {
             let Some(batch) = self.next() else { return };
             let batches = Arc::clone(&self);
             tokio::spawn(async move {
-                let names = batch.iter().map(|(name, _)| name.clone()).collect();
-                let mut outcomes = (batches.send)(names, turn).await;
+                (batches.send)(batch, turn).await;
                 drop(slot);
                 batches.landed.notify_one();
-                for (name, tell) in batch {
-                    // Nobody may wait any more.
-                    let _ = outcomes.remove(&name).map(|outcome| tell.send(outcome));
-                }
             });
         }
     }
@@ -117,7 +160,7 @@ impl Batches {
 
     /// The next names to ask for; `None` ends the collecting. A name stands once in a batch, and those that nobody waits
     /// for any more are left out.
-    fn next(&self) -> Option<Vec<(String, oneshot::Sender<Outcome>)>> {
+    fn next(&self) -> Option<Batch> {
         let mut waiting = self.waiting();
         let (mut batch, mut rest) = (Vec::<(String, oneshot::Sender<Outcome>)>::new(), Vec::new());
         for (name, tell) in std::mem::take(&mut waiting.names) {
@@ -130,7 +173,7 @@ impl Batches {
         }
         waiting.names = rest;
         waiting.collecting = !batch.is_empty();
-        waiting.collecting.then_some(batch)
+        waiting.collecting.then_some(Batch(batch))
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -154,12 +197,11 @@ mod tests {
 
     fn echoing(calls: &Arc<Mutex<Vec<usize>>>) -> Arc<Batches> {
         let calls = Arc::clone(calls);
-        let send = move |names: Vec<String>, _: Turn| {
-            calls.lock().expect("no panic").push(names.len());
+        let send = move |batch: Batch, _: Turn| {
+            calls.lock().expect("no panic").push(batch.len());
             async move {
                 tokio::time::sleep(Duration::from_millis(20)).await;
-                let echo = |name: String| (name.clone(), Ok(SecretPayload::new(name.into_bytes(), "1")));
-                names.into_iter().map(echo).collect()
+                batch.tell(|name| Ok(SecretPayload::new(name.as_bytes().to_vec(), "1")));
             }
             .boxed()
         };
@@ -177,7 +219,7 @@ mod tests {
             assert_eq!(payload.expose(), name.as_bytes());
         }
         assert_eq!(*calls.lock().expect("no panic"), [10; 10]);
-        assert!(batches.ask("later", LIMIT).await.is_some(), "it collects again");
+        assert!(batches.ask("later", LIMIT).await.is_ok(), "it collects again");
     }
 
     #[tokio::test(start_paused = true)]
@@ -195,23 +237,23 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_call_that_hangs_holds_the_others_up_for_a_moment_only() {
-        let send = |names: Vec<String>, _: Turn| {
+        let send = |batch: Batch, _: Turn| {
             async move {
-                if names == ["hangs"] {
+                if batch.names() == ["hangs"] {
                     futures::future::pending::<()>().await;
                 }
-                names.into_iter().map(|name| (name, Ok(SecretPayload::new(vec![], "1")))).collect()
+                batch.tell(|_| Ok(SecretPayload::new(vec![], "1")));
             }
             .boxed()
         };
         let batches = Batches::new(10, 8, Arc::new(Pace::new(40)), Box::new(send));
         let hangs = tokio::spawn({
             let batches = Arc::clone(&batches);
-            async move { batches.ask("hangs", LIMIT).await.is_none() }
+            async move { batches.ask("hangs", LIMIT).await.is_err_and(|why| why == Unasked::Late) }
         });
         tokio::time::sleep(Duration::from_millis(50)).await;
         let started = tokio::time::Instant::now();
-        assert!(batches.ask("a", LIMIT).await.is_some());
+        assert!(batches.ask("a", LIMIT).await.is_ok());
         assert!(started.elapsed() < WINDOW + LONGEST + Duration::from_millis(10), "{:?}", started.elapsed());
         assert!(hangs.await.expect("no panic"), "it ends by its limit");
     }
@@ -223,16 +265,18 @@ mod tests {
         let left = tokio::time::timeout(Duration::from_millis(1), batches.ask("left", LIMIT));
         assert!(left.await.is_err());
         let (one, same) = tokio::join!(batches.ask("a", LIMIT), batches.ask("a", LIMIT));
-        assert!(one.is_some() && same.is_some());
+        assert!(one.is_ok() && same.is_ok());
         assert_eq!(*calls.lock().expect("no panic"), [1, 1]);
         assert_eq!(batches.waiting().names.len(), 0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_call_that_panics_tells_its_own_and_nobody_else() {
-        let send = |names: Vec<String>, _: Turn| async move { panic!("planted {}", names.len()) }.boxed();
+        let send = |batch: Batch, _: Turn| async move { panic!("planted {}", batch.len()) }.boxed();
         let batches = Batches::new(10, 8, Arc::new(Pace::new(40)), Box::new(send));
-        assert!(batches.ask("a", LIMIT).await.is_none());
-        assert!(batches.ask("b", LIMIT).await.is_none(), "and it goes on");
+        for name in ["a", "b"] {
+            let told = batches.ask(name, LIMIT).await;
+            assert!(told.is_err_and(|why| why == Unasked::GivenUp), "{name}: and it goes on");
+        }
     }
 }

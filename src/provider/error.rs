@@ -81,7 +81,7 @@ pub enum ProviderError {
         source: BoxError,
     },
     /// An answer that makes no sense for a request that is well formed.
-    #[error("{provider} gave an answer for {} that cannot be used: {problem}; check the secret at the store (the agent's log has its words)", quoted(.path))]
+    #[error("{provider} gave an answer for {} that cannot be used: {problem}; check the secret at the store (the agent's log may have more)", quoted(.path))]
     Invalid {
         /// The instance that was asked.
         provider: ProviderName,

@@ -1,7 +1,7 @@
 //! A folder of files: for development, and for clusters that reach no store.
 //!
 //! A path is a file's name in the folder. Links are followed as long as they stay in it, as those of a mounted ConfigMap
-//! or Secret do. No rights but the file system's.
+//! or Secret do: who may write into the folder decides what a path gives. No rights but the file system's.
 
 use std::{
     io::{ErrorKind, Read as _},
@@ -11,6 +11,7 @@ use std::{
 
 use async_trait::async_trait;
 use serde::Deserialize;
+use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use super::{
@@ -46,7 +47,8 @@ impl kind::Settings for Settings {
         if !self.directory.is_absolute() {
             return Err(BuildError::Invalid("`directory` must be an absolute path".to_owned()));
         }
-        Ok(Arc::new(Folder { name: common.name, directory: self.directory }))
+        let threads = Arc::new(Semaphore::new(common.concurrency));
+        Ok(Arc::new(Folder { name: common.name, directory: self.directory, threads }))
     }
 }
 
@@ -55,6 +57,7 @@ impl kind::Settings for Settings {
 struct Folder {
     name: ProviderName,
     directory: PathBuf,
+    threads: Arc<Semaphore>,
 }
 
 #[async_trait]
@@ -70,8 +73,12 @@ impl SecretProvider for Folder {
     async fn fetch(&self, remote: &RemoteRef, identity: &Identity) -> Result<SecretPayload, ProviderError> {
         let Identity::Agent = identity;
         let (directory, path) = (self.directory.clone(), remote.path.clone());
-        // A file system can hang; that must stop nobody else.
-        let read = tokio::task::spawn_blocking(move || read(&directory, &path));
+        // A file system can hang: then this many threads hang with it, and no more.
+        let slot = Arc::clone(&self.threads).acquire_owned().await;
+        let read = tokio::task::spawn_blocking(move || {
+            let _slot = slot;
+            read(&directory, &path)
+        });
         let read = read.await.unwrap_or_else(|error| Err(Failed::Io(std::io::Error::other(error))));
         read.map_err(|failed| self.explain(remote, failed))
     }
@@ -85,6 +92,7 @@ impl SecretProvider for Folder {
 }
 
 enum Failed {
+    NoFolder(std::io::Error),
     Io(std::io::Error),
     Outside,
     NoFile,
@@ -98,7 +106,7 @@ impl From<std::io::Error> for Failed {
 }
 
 fn read(directory: &Path, path: &str) -> Result<SecretPayload, Failed> {
-    let directory = directory.canonicalize()?;
+    let directory = directory.canonicalize().map_err(Failed::NoFolder)?;
     let file = directory.join(path).canonicalize()?;
     if !file.starts_with(&directory) {
         return Err(Failed::Outside);
@@ -142,7 +150,9 @@ impl Folder {
                 identity: "the agent's user".to_owned(),
                 source: error.into(),
             },
-            Failed::Io(error) => ProviderError::Unavailable { provider, source: error.into() },
+            Failed::NoFolder(error) | Failed::Io(error) => {
+                ProviderError::Unavailable { provider, source: error.into() }
+            }
             Failed::Outside => invalid("it is a link to outside the folder"),
             Failed::NoFile => invalid("it is no file"),
             Failed::TooLarge => invalid("the file is larger than a Secret can be"),

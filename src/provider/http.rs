@@ -7,8 +7,9 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use http::{HeaderMap, Request, StatusCode};
-use reqwest::{Client, Url, redirect};
+use reqwest::{Client, ClientBuilder, Url, redirect};
 use rustls::{ClientConfig, RootCertStore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use zeroize::Zeroizing;
 
 use crate::error::BoxError;
@@ -21,15 +22,25 @@ const MAX_ANSWER_BYTES: usize = 1536 * 1024;
 /// The certificates that come with the image.
 const IMAGE_CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
+/// What an answer may have without further ado.
+const USUAL_ANSWER_BYTES: usize = 128 * 1024;
+/// How many larger ones are in hand at a time.
+const LARGE_ANSWERS: usize = 3;
+
 /// A client with its connections; clones share them.
 #[derive(Debug, Clone)]
-pub(super) struct Http(Client);
+pub(super) struct Http {
+    client: Client,
+    large: Arc<Semaphore>,
+}
 
 /// What a server answered, whole.
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) body: Zeroizing<Vec<u8>>,
+    /// The right to be large, given back with it.
+    _large: Option<OwnedSemaphorePermit>,
 }
 
 impl Answer {
@@ -59,11 +70,24 @@ impl Http {
     /// # Errors
     /// A file of certificates that cannot be used.
     pub(super) fn new(ca_file: Option<&Path>) -> Result<Self, String> {
+        Self::build(trusted(ca_file)?, |client| client)
+    }
+
+    /// One that goes by no proxy: for addresses on the node that give out credentials. A proxy would see the proof, or
+    /// answer with credentials of its own.
+    ///
+    /// # Errors
+    /// No client can be made.
+    pub(super) fn direct() -> Result<Self, String> {
+        Self::build(RootCertStore::empty(), ClientBuilder::no_proxy)
+    }
+
+    fn build(roots: RootCertStore, change: impl FnOnce(ClientBuilder) -> ClientBuilder) -> Result<Self, String> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let tls = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|error| error.to_string())?
-            .with_root_certificates(trusted(ca_file)?)
+            .with_root_certificates(roots)
             .with_no_client_auth();
         let client = Client::builder()
             .tls_backend_preconfigured(tls)
@@ -71,25 +95,33 @@ impl Http {
             .timeout(TIMEOUT)
             .redirect(redirect::Policy::none())
             .retry(reqwest::retry::never());
-        client.build().map(Self).map_err(|error| format!("no HTTP client can be made: {error}"))
+        let client = change(client).build().map_err(|error| format!("no HTTP client can be made: {error}"))?;
+        Ok(Self { client, large: Arc::new(Semaphore::new(LARGE_ANSWERS)) })
     }
 
     /// Sends one request and reads the whole answer.
     pub(super) async fn send<B: Into<reqwest::Body>>(&self, request: Request<B>) -> Result<Answer, HttpError> {
         let request = reqwest::Request::try_from(request).map_err(HttpError::from)?;
-        let mut response = self.0.execute(request).await?;
-        let mut body = Zeroizing::new(Vec::new());
-        if response.content_length().is_some_and(|length| length > MAX_ANSWER_BYTES as u64) {
+        let mut response = self.client.execute(request).await?;
+        let length = response.content_length().and_then(|length| usize::try_from(length).ok());
+        if length.is_some_and(|length| length > MAX_ANSWER_BYTES) {
             return Err(HttpError::TooLarge);
         }
+        let mut body = Zeroizing::new(Vec::with_capacity(length.unwrap_or_default()));
+        let mut large = None;
         while let Some(chunk) = response.chunk().await? {
-            if body.len() + chunk.len() > MAX_ANSWER_BYTES {
+            let size = body.len() + chunk.len();
+            if size > MAX_ANSWER_BYTES {
                 return Err(HttpError::TooLarge);
+            }
+            if size.max(length.unwrap_or_default()) > USUAL_ANSWER_BYTES && large.is_none() {
+                // Never closed.
+                large = Arc::clone(&self.large).acquire_owned().await.ok();
             }
             body.extend_from_slice(&chunk);
         }
         let headers = std::mem::take(response.headers_mut());
-        Ok(Answer { status: response.status(), headers, body })
+        Ok(Answer { status: response.status(), headers, body, _large: large })
     }
 }
 

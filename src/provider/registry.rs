@@ -52,7 +52,6 @@ pub struct Registry {
     left_out: Vec<String>,
     in_flight: InFlight,
     setbacks: Arc<Setbacks>,
-    payloads: ByteBudget,
     metrics: Arc<Metrics>,
     changes: Arc<Changes>,
 }
@@ -64,6 +63,8 @@ struct Instance {
     slots: Slots,
     circuit: Circuit,
     throttle: Throttle,
+    /// Of its own: what is asked of a store that does not answer takes nothing from the others.
+    payloads: ByteBudget,
 }
 
 /// What became of a look at one instance.
@@ -82,7 +83,8 @@ pub struct Validated {
 impl Instance {
     fn new(kind: Kind, built: Built) -> Self {
         let slots = Slots::new(built.concurrency * kind.together());
-        Self { kind, adapter: built.adapter, slots, circuit: Circuit::default(), throttle: Throttle::default() }
+        let (circuit, throttle) = (Circuit::default(), Throttle::default());
+        Self { kind, adapter: built.adapter, slots, circuit, throttle, payloads: ByteBudget::for_payloads() }
     }
 
     async fn validate(&self) -> Result<String, ProviderError> {
@@ -126,7 +128,9 @@ impl Registry {
                     kinds.push((name, kind));
                 }
                 Err(BuildError::NotSetUp(problem)) if is_default => left_out.push(format!("{name} ({problem})")),
-                Err(problem) => return Err(format!("instance {name}: {problem}")),
+                Err(problem) => {
+                    return Err(format!("--providers-file (JASM_PROVIDERS_FILE): instance {name}: {problem}"));
+                }
             }
         }
         Ok(Self {
@@ -135,7 +139,6 @@ impl Registry {
             left_out,
             in_flight: InFlight::default(),
             setbacks: Arc::default(),
-            payloads: ByteBudget::for_payloads(),
             metrics,
             changes,
         })
@@ -218,7 +221,6 @@ impl Registry {
                 namespace: asker.namespace.clone(),
                 seen_through,
                 setbacks: Arc::clone(&self.setbacks),
-                payloads: self.payloads.clone(),
                 metrics: Arc::clone(&self.metrics),
                 changes: Arc::clone(&self.changes),
             };
@@ -235,16 +237,15 @@ struct Ask {
     namespace: PodNamespace,
     seen_through: Timestamp,
     setbacks: Arc<Setbacks>,
-    payloads: ByteBudget,
     metrics: Arc<Metrics>,
     changes: Arc<Changes>,
 }
 
 impl Ask {
     async fn run(self) -> Result<Fetched, FetchError> {
-        let Instance { adapter, slots, circuit, throttle, kind: _ } = &*self.instance;
+        let Instance { adapter, slots, circuit, throttle, payloads, kind: _ } = &*self.instance;
         let _slot = slots.take(&self.namespace).await;
-        let mut reserved = self.payloads.reserve(adapter.usual_payload_bytes()).await;
+        let mut reserved = payloads.reserve(adapter.usual_payload_bytes()).await;
         if let Some(error) = throttle.stands() {
             return Err(error);
         }
@@ -252,6 +253,7 @@ impl Ask {
         let outcome = self.asked().await.map_err(Arc::new);
         self.metrics.provider_request(adapter.name(), outcome.as_ref().map_or_else(|error| error.result(), |_| "ok"));
         self.note_trouble(circuit.note(&self.key, &self.namespace, &outcome));
+        throttle.note(&outcome);
         match outcome {
             Ok(payload) => {
                 if self.setbacks.clear(&self.key) {
@@ -260,13 +262,12 @@ impl Ask {
                 if payload.len() > adapter.usual_payload_bytes() {
                     // Not the store's own limit, as in emulators. Others wait meanwhile: the slot is still ours.
                     drop(reserved);
-                    reserved = self.payloads.reserve(payload.len()).await;
+                    reserved = payloads.reserve(payload.len()).await;
                 }
                 ByteBudget::shrink(&mut reserved, payload.len());
                 Ok(Fetched { payload, seen_through: self.seen_through, reserved })
             }
             Err(error) => {
-                throttle.note(&error);
                 let again_at = self.setbacks.note(&self.key, &error, self.seen_through);
                 Err(FetchError::answered(error, Some(again_at)))
             }

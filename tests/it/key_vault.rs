@@ -7,9 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 use crate::support::agent::AgentBuilder;
-use crate::support::azure::{
-    CLIENT, CLIENT_SECRET, IDENTITY_HOST, KeyVault, LOGIN_HOST, MANAGED_IDENTITY, TENANT, TOKEN,
-};
+use crate::support::azure::{CLIENT, CLIENT_SECRET, KeyVault, LOGIN_HOST, MANAGED_IDENTITY, TENANT, TOKEN};
 use crate::support::front::Fault;
 use crate::support::scene::Scene;
 use crate::support::unique;
@@ -21,11 +19,17 @@ struct Vaulted {
 
 impl Vaulted {
     async fn set(vault: KeyVault, auth: impl FnOnce(&AgentBuilder) -> Value) -> Self {
+        Self::set_in(vault, &[], auth).await
+    }
+
+    /// With more in the environment.
+    async fn set_in(vault: KeyVault, more: &[(&str, String)], auth: impl FnOnce(&AgentBuilder) -> Value) -> Self {
         let scene = Scene::set_with(|builder| {
             let kind = "azure-keyvault";
             let instance = json!({"name": kind, "kind": kind, "vaultUrl": vault.url(), "auth": auth(&builder)});
             let builder = builder.providers(&json!({"providers": [instance]}).to_string());
-            vault.environment().iter().fold(builder, |builder, (name, value)| builder.env(name, value))
+            let environment = vault.environment();
+            environment.iter().chain(more).fold(builder, |builder, (name, value)| builder.env(name, value))
         })
         .await;
         Self { vault, scene }
@@ -83,19 +87,18 @@ async fn a_workload_identity_shows_the_token_that_its_file_holds_then() {
     vaulted.served("two", "2").await;
 }
 
+/// The proxy is none of its business: that would see the request, or answer with an identity of its own.
 #[tokio::test]
-async fn a_managed_identity_is_asked_of_the_machine() {
+async fn a_managed_identity_is_asked_of_the_machine_and_by_no_proxy() {
     let vault = KeyVault::start();
     vault.serve_managed_identity(CLIENT);
-    let vaulted = Vaulted::set(vault, |_| json!({"managedIdentity": {"clientId": CLIENT}})).await;
+    let endpoint = vault.identity_endpoint();
+    let vaulted = Vaulted::set_in(vault, &endpoint, |_| json!({"managedIdentity": {"clientId": CLIENT}})).await;
     let name = vaulted.seed("1");
     vaulted.ask(&name, "one").await;
     vaulted.served("one", "1").await;
     assert!(vaulted.vault.calls(MANAGED_IDENTITY) > 0);
-    assert!(
-        vaulted.vault.proxy().connections(IDENTITY_HOST) > 0,
-        "by the proxy of the test, not by the machine's network"
-    );
+    assert_eq!(vaulted.vault.proxy().hosts(), [vaulted.vault.host()]);
 }
 
 #[tokio::test]

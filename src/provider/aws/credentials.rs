@@ -41,9 +41,16 @@ impl Source {
     }
 
     /// The SDK's own implementation of the source.
-    pub(super) fn provider(self, region: Region, http: &Http) -> SharedCredentialsProvider {
-        let config = ProviderConfig::without_region().with_region(Some(region)).with_http_client(http.clone());
-        match self {
+    ///
+    /// # Errors
+    /// No HTTP client can be made.
+    pub(super) fn provider(self, region: Region, http: &Http) -> Result<SharedCredentialsProvider, String> {
+        let http = match self {
+            Self::PodIdentity | Self::Imds => Http::direct()?,
+            Self::Static | Self::WebIdentity => http.clone(),
+        };
+        let config = ProviderConfig::without_region().with_region(Some(region)).with_http_client(http);
+        Ok(match self {
             Self::Static => SharedCredentialsProvider::new(EnvironmentVariableCredentialsProvider::new()),
             Self::WebIdentity => SharedCredentialsProvider::new(
                 WebIdentityTokenCredentialsProvider::builder().configure(&config).build(),
@@ -52,7 +59,7 @@ impl Source {
                 SharedCredentialsProvider::new(EcsCredentialsProvider::builder().configure(&config).build())
             }
             Self::Imds => SharedCredentialsProvider::new(ImdsCredentialsProvider::builder().configure(&config).build()),
-        }
+        })
     }
 
     /// What to look at when the source gives nothing, or something that the store refuses.

@@ -16,7 +16,10 @@ pub(super) enum Failure {
     Unreadable,
     Denied,
     NotDecrypted,
-    Credentials,
+    /// The store does not take the credentials.
+    Refused,
+    /// There are none.
+    NoCredentials,
     Throttled,
     Unavailable,
     Invalid,
@@ -25,7 +28,7 @@ pub(super) enum Failure {
 impl Failure {
     /// Whether a refusal of several names may be about one of them alone.
     pub(super) fn may_be_about_one(self) -> bool {
-        !matches!(self, Self::Credentials | Self::Throttled | Self::Unavailable)
+        !matches!(self, Self::Refused | Self::NoCredentials | Self::Throttled | Self::Unavailable)
     }
 }
 
@@ -53,7 +56,10 @@ impl<E: ProvideErrorMetadata + Error + Send + Sync + 'static> From<SdkError<E, H
             SdkError::ServiceError(context) => unreadable(context.raw()),
             SdkError::ResponseError(context) => unreadable(context.raw()),
             other if is_too_large(&other) => Self { failure: Failure::Invalid, said: chain(&other) },
-            other if is_about_credentials(&other) => Self { failure: Failure::Credentials, said: chain(&other) },
+            // Also where nobody answered who gives out credentials.
+            other if is_about_credentials(&other) && !nobody_answered(&other) => {
+                Self { failure: Failure::NoCredentials, said: chain(&other) }
+            }
             other => Self { failure: Failure::Unavailable, said: chain(&other) },
         }
     }
@@ -78,7 +84,9 @@ fn classify(code: &str, status: u16, message: &str) -> Failure {
     match code {
         "ResourceNotFoundException" | "ParameterNotFound" | "ParameterVersionNotFound" => Failure::NotFound,
         "InvalidRequestException" => Failure::Unreadable,
-        "AccessDeniedException" | "AccessDenied" if message.contains("KMS") || message.contains("kms:Decrypt") => {
+        "AccessDeniedException" | "AccessDenied"
+            if message.contains("Access to KMS") || message.contains("kms:Decrypt") =>
+        {
             Failure::NotDecrypted
         }
         "AccessDeniedException" | "AccessDenied" => Failure::Denied,
@@ -91,13 +99,13 @@ fn classify(code: &str, status: u16, message: &str) -> Failure {
         | "IncompleteSignature"
         | "SignatureDoesNotMatch"
         | "MissingAuthenticationToken"
-        | "MissingAuthenticationTokenException" => Failure::Credentials,
+        | "MissingAuthenticationTokenException" => Failure::Refused,
         "ThrottlingException" | "Throttling" | "TooManyRequestsException" | "RequestLimitExceeded" | "SlowDown" => {
             Failure::Throttled
         }
         _ => match status {
             429 => Failure::Throttled,
-            401 => Failure::Credentials,
+            401 => Failure::Refused,
             403 => Failure::Denied,
             408 | 500.. => Failure::Unavailable,
             _ => Failure::Invalid,
@@ -107,6 +115,10 @@ fn classify(code: &str, status: u16, message: &str) -> Failure {
 
 fn is_too_large(error: &(dyn Error + 'static)) -> bool {
     causes(error).filter_map(|cause| cause.downcast_ref()).any(|cause| matches!(cause, HttpError::TooLarge))
+}
+
+fn nobody_answered(error: &(dyn Error + 'static)) -> bool {
+    causes(error).any(|cause| cause.is::<HttpError>() || cause.is::<tokio::time::error::Elapsed>())
 }
 
 fn is_about_credentials(error: &(dyn Error + 'static)) -> bool {
@@ -133,9 +145,9 @@ mod tests {
             ("AccessDeniedException", 400, "not authorized to perform: kms:Decrypt", Failure::NotDecrypted),
             ("DecryptionFailure", 400, "", Failure::NotDecrypted),
             ("", 403, "", Failure::Denied),
-            ("ExpiredTokenException", 400, "", Failure::Credentials),
-            ("UnrecognizedClientException", 400, "", Failure::Credentials),
-            ("", 401, "", Failure::Credentials),
+            ("ExpiredTokenException", 400, "", Failure::Refused),
+            ("UnrecognizedClientException", 400, "", Failure::Refused),
+            ("", 401, "", Failure::Refused),
             ("ThrottlingException", 400, "", Failure::Throttled),
             ("", 429, "", Failure::Throttled),
             ("InternalServiceError", 500, "", Failure::Unavailable),

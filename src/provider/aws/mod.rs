@@ -25,8 +25,9 @@ use super::{
     kind::{BuildError, Common},
 };
 /// For one answer, with the connection to get it: another attempt may do better than to wait.
-const READ_TIMEOUT: Duration = Duration::from_millis(1500);
-const OPERATION_TIMEOUT: Duration = Duration::from_secs(4);
+const READ_TIMEOUT: Duration = Duration::from_secs(4);
+/// With the credentials for it.
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(9);
 
 /// What both services' entries in the operator's file may say.
 #[derive(Debug, Default)]
@@ -79,7 +80,7 @@ impl<C: Clone> Account<C> {
         }
         let region = Region::new(region);
         let source = Source::pick(|key| env(key).is_some(), place.imds);
-        let sdk = configured(region, source, &common.http).await;
+        let sdk = configured(region, source, &common.http).await?;
         let session = Session { client: client(&sdk, place.endpoint.as_deref()), sdk, number: 0 };
         Ok(Self {
             name: common.name.clone(),
@@ -114,16 +115,14 @@ impl<C: Clone> Account<C> {
         self.has_source()?;
         let session = self.session();
         match request(session.client.clone()).await {
-            Err(Failed { failure: Failure::Credentials, .. }) => {
-                request(self.refresh_credentials(&session).client).await
-            }
+            Err(Failed { failure: Failure::Refused, .. }) => request(self.refresh_credentials(&session).client).await,
             outcome => outcome,
         }
     }
 
     fn has_source(&self) -> Result<(), Failed> {
         let said = || "the environment names no source of credentials".to_owned();
-        self.source.map(|_| ()).ok_or_else(|| Failed { failure: Failure::Credentials, said: said() })
+        self.source.map(|_| ()).ok_or_else(|| Failed { failure: Failure::NoCredentials, said: said() })
     }
 
     /// What a failed call about `path` means; `action` is the right that reads it.
@@ -148,7 +147,7 @@ impl<C: Clone> Account<C> {
                 identity: self.identity.get().cloned().unwrap_or_else(|| "unknown".to_owned()),
                 source,
             },
-            Failure::Credentials => {
+            Failure::Refused | Failure::NoCredentials => {
                 ProviderError::Credentials { provider, remedy: Source::remedy(self.source).into(), source }
             }
             Failure::Throttled => ProviderError::Throttled { provider, retry_after: None, source },
@@ -165,7 +164,9 @@ impl<C: Clone> Account<C> {
     /// Whether the service answered, whatever it said but that it does not know the agent.
     fn reached(&self, outcome: Result<(), Failed>) -> Result<(), ProviderError> {
         match outcome {
-            Err(failed) if matches!(failed.failure, Failure::Credentials | Failure::Unavailable) => {
+            Err(failed)
+                if matches!(failed.failure, Failure::Refused | Failure::NoCredentials | Failure::Unavailable) =>
+            {
                 Err(self.explain("", "", failed))
             }
             _ => Ok(()),
@@ -188,7 +189,7 @@ impl<C: Clone> Account<C> {
     }
 }
 
-async fn configured(region: Region, source: Option<Source>, http: &Http) -> SdkConfig {
+async fn configured(region: Region, source: Option<Source>, http: &Http) -> Result<SdkConfig, String> {
     let loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
         .region(region.clone())
         .http_client(http.clone())
@@ -202,11 +203,11 @@ async fn configured(region: Region, source: Option<Source>, http: &Http) -> SdkC
                 .build(),
         );
     let loader = match source {
-        Some(source) => loader.credentials_provider(source.provider(region, http)),
+        Some(source) => loader.credentials_provider(source.provider(region, http)?),
         None => loader.no_credentials(),
     };
     let sdk = loader.load().await;
-    sdk.to_builder().identity_cache(IdentityCache::lazy().build()).build()
+    Ok(sdk.to_builder().identity_cache(IdentityCache::lazy().build()).build())
 }
 
 /// What both services allow between the slashes of a name is less than what ARNs have before it.

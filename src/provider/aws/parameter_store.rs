@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 use super::{
     super::{
         Identity, ProviderError, ProviderName, SecretProvider,
-        batch::{Batches, Outcome},
+        batch::{Batch, Batches, Outcome, Unasked},
         kind::{self, BuildError, Common, Store, check_characters, check_length, check_segments},
         pace::{Pace, Turn},
     },
@@ -30,7 +30,7 @@ use super::{
     failure::{Failed, Failure},
     name_in_arn,
 };
-use crate::{request::RemoteRef, secret_value::SecretPayload};
+use crate::{mapping::MAX_SECRET_BYTES, request::RemoteRef, secret_value::SecretPayload};
 
 /// The largest value of an advanced parameter.
 const MAX_VALUE_BYTES: usize = 8 * 1024;
@@ -40,8 +40,6 @@ const NAMES: usize = 10;
 const ALL_UNDER: &str = "/*";
 /// The account's quota, where it was not raised.
 const PER_SECOND: u32 = 40;
-/// Parameters that are taken of one folder.
-const MAX_IN_FOLDER: usize = 1000;
 /// How long a request waits for the store's patience, at most.
 const LIMIT: Duration = Duration::from_secs(8);
 const READ: &str = "ssm:GetParameters";
@@ -89,7 +87,7 @@ impl kind::Settings for Settings {
         let pace = Arc::new(Pace::new(self.requests_per_second));
         let asker = Arc::new(Asker { account, pace: Arc::clone(&pace) });
         let send = Arc::clone(&asker);
-        let send = move |names, turn| Arc::clone(&send).get_all(names, turn).boxed();
+        let send = move |batch, turn| Arc::clone(&send).get_all(batch, turn).boxed();
         let batches = Batches::new(NAMES, common.concurrency, pace, Box::new(send));
         Ok(Arc::new(ParameterStore { asker, batches }))
     }
@@ -117,33 +115,31 @@ struct Asker {
     pace: Arc<Pace>,
 }
 
+/// The value of one parameter.
+struct Found {
+    value: Zeroizing<Vec<u8>>,
+    version: i64,
+}
+
 impl Asker {
-    /// Asks for several names together; where the refusal may be about one of them alone, for each by itself.
-    async fn get_all(self: Arc<Self>, names: Vec<String>, turn: Turn) -> HashMap<String, Outcome> {
-        let mut outcomes = HashMap::new();
-        match self.get(&names, turn).await {
-            Ok(found) => self.sort(names, found, &mut outcomes),
-            Err(failed) if names.len() > 1 && failed.failure.may_be_about_one() => {
-                for name in names {
-                    let turn = self.pace.turn().await;
-                    let alone = [name.clone()];
-                    match self.get(&alone, turn).await {
-                        Ok(found) => self.sort(vec![name], found, &mut outcomes),
-                        Err(failed) => {
-                            let error = self.account.explain(&name, READ, failed);
-                            outcomes.insert(name, Err(error));
-                        }
-                    }
+    /// Asks for several names together; where the refusal may be about one of them alone, for one half and the other.
+    async fn get_all(self: Arc<Self>, batch: Batch, turn: Turn) {
+        let mut next = Some(turn);
+        let mut batches = vec![batch];
+        while let Some(batch) = batches.pop().filter(|batch| batch.len() > 0) {
+            let turn = match next.take() {
+                Some(turn) => turn,
+                None => self.pace.turn().await,
+            };
+            match self.get(&batch.names(), turn).await {
+                Ok(found) => {
+                    let found = self.by_name(found);
+                    batch.tell(|name| self.outcome(name, &found));
                 }
-            }
-            Err(failed) => {
-                for name in names {
-                    let error = self.account.explain(&name, READ, failed.clone());
-                    outcomes.insert(name, Err(error));
-                }
+                Err(failed) if batch.len() > 1 && failed.failure.may_be_about_one() => batches.extend(batch.halves()),
+                Err(failed) => batch.tell(|name| Err(self.account.explain(name, READ, failed.clone()))),
             }
         }
-        outcomes
     }
 
     async fn get(&self, names: &[String], turn: Turn) -> Result<Vec<Parameter>, Failed> {
@@ -156,33 +152,31 @@ impl Asker {
         Ok(outcome?.parameters.unwrap_or_default())
     }
 
-    /// Each name with what was found for it: a parameter is called as it was asked for, by name or ARN.
-    fn sort(&self, names: Vec<String>, found: Vec<Parameter>, outcomes: &mut HashMap<String, Outcome>) {
+    /// What was found, by what it may have been asked for: its name or ARN, and its selector.
+    fn by_name(&self, found: Vec<Parameter>) -> HashMap<String, Arc<Found>> {
         let mut by_name = HashMap::new();
         for parameter in found {
             let selector = parameter.selector.as_deref().unwrap_or_default();
-            let value = parameter.value.map(|value| Zeroizing::new(value.into_bytes())).unwrap_or_default();
             let called = |name: Option<&str>| name.map(|name| format!("{name}{selector}"));
-            let found = Arc::new((value, parameter.version));
-            for name in [called(parameter.name.as_deref()), called(parameter.arn.as_deref())].into_iter().flatten() {
-                by_name.insert(name, Arc::clone(&found));
-            }
+            let names = [called(parameter.name.as_deref()), called(parameter.arn.as_deref())];
+            let value = parameter.value.map(|value| Zeroizing::new(value.into_bytes())).unwrap_or_default();
+            let found = Arc::new(Found { value, version: parameter.version });
+            by_name.extend(names.into_iter().flatten().map(|name| (name, Arc::clone(&found))));
         }
-        for name in names {
-            let outcome = match by_name.get(&name) {
-                // A parameter is one setting, whatever it looks like.
-                Some(found) => Ok(SecretPayload::whole(found.0.to_vec(), found.1.to_string())),
-                None => Err(ProviderError::NotFound { provider: self.account.name.clone(), path: name.clone() }),
-            };
-            outcomes.insert(name, outcome);
+        by_name
+    }
+
+    fn outcome(&self, name: &str, found: &HashMap<String, Arc<Found>>) -> Outcome {
+        match found.get(name) {
+            // A parameter is one setting, whatever it looks like.
+            Some(found) => Ok(SecretPayload::whole(found.value.to_vec(), found.version.to_string())),
+            None => Err(ProviderError::NotFound { provider: self.account.name.clone(), path: name.to_owned() }),
         }
     }
 
     /// All parameters directly under a path, or none: what is missing on one page must not vanish from the Secret.
     async fn get_folder(&self, path: &str) -> Outcome {
         let folder = path.strip_suffix(ALL_UNDER).unwrap_or(path);
-        // The root is `/` itself.
-        let folder = if folder.is_empty() { "/" } else { folder };
         let (mut all, mut next): (Vec<Parameter>, Option<String>) = (Vec::new(), None);
         loop {
             let turn = self.pace.turn().await;
@@ -195,9 +189,9 @@ impl Asker {
             let page = outcome.map_err(|failed| self.account.explain(path, READ_FOLDER, failed))?;
             all.extend(page.parameters.unwrap_or_default());
             next = page.next_token.filter(|token| !token.is_empty());
-            if all.len() > MAX_IN_FOLDER {
-                let problem = "more than 1000 parameters are directly under it";
-                return Err(self.invalid(path, problem));
+            let size: usize = all.iter().filter_map(|parameter| parameter.value.as_ref()).map(String::len).sum();
+            if size > MAX_SECRET_BYTES {
+                return Err(self.invalid(path, "what is directly under it is more than a Secret can hold"));
             }
             if next.is_none() {
                 break;
@@ -252,20 +246,27 @@ impl SecretProvider for ParameterStore {
     async fn fetch(&self, remote: &RemoteRef, identity: &Identity) -> Result<SecretPayload, ProviderError> {
         let Identity::Agent = identity;
         if remote.path.ends_with(ALL_UNDER) {
+            let _place = self.batches.place().await;
             return self.asker.get_folder(&remote.path).await;
         }
         let name = match &remote.version {
             Some(version) => format!("{}:{version}", remote.path),
             None => remote.path.clone(),
         };
-        match self.batches.ask(&name, LIMIT).await {
-            Some(outcome) => outcome,
-            None => Err(ProviderError::Throttled {
-                provider: self.name().clone(),
-                retry_after: None,
-                source: format!("no turn within {LIMIT:?}: more is asked for than `requestsPerSecond` allows").into(),
-            }),
-        }
+        let provider = || self.name().clone();
+        self.batches.ask(&name, LIMIT).await.unwrap_or_else(|unasked| {
+            Err(match unasked {
+                Unasked::Late => ProviderError::Throttled {
+                    provider: provider(),
+                    retry_after: None,
+                    source: format!("no turn within {LIMIT:?}: more is asked for than `requestsPerSecond` allows")
+                        .into(),
+                },
+                Unasked::GivenUp => {
+                    ProviderError::Unavailable { provider: provider(), source: "the request was given up".into() }
+                }
+            })
+        })
     }
 
     async fn warm_up(&self) -> Result<String, ProviderError> {
@@ -274,13 +275,13 @@ impl SecretProvider for ParameterStore {
 
     async fn validate(&self) -> Result<String, ProviderError> {
         let account = &self.asker.account;
-        let identity = account.who().await?;
         // One name and no value; that there is no right to it is an answer, too.
         let described = account.ask(async |client| {
             client.describe_parameters().max_results(1).send().await.map(|_| ()).map_err(Failed::from)
         });
         account.reached(described.await)?;
-        Ok(identity)
+        // STS may be out of reach where the store is not.
+        Ok(account.who().await.unwrap_or_default())
     }
 }
 

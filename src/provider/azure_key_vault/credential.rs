@@ -1,7 +1,7 @@
 //! As whom the agent is known at Azure: the SDK's credentials, made when they are needed and made anew when their file
 //! changes.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use azure_core::{
@@ -13,10 +13,13 @@ use azure_identity::{
     ClientAssertionCredentialOptions, ClientSecretCredential, ClientSecretCredentialOptions, ManagedIdentityCredential,
     ManagedIdentityCredentialOptions, UserAssignedId, WorkloadIdentityCredential, WorkloadIdentityCredentialOptions,
 };
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::timeout};
 use zeroize::Zeroizing;
 
 use super::{Auth, ClientSecret, ManagedIdentity, WorkloadIdentity};
+
+/// How long the node may take to give a token of its own.
+const MANAGED: Duration = Duration::from_secs(3);
 
 /// One way to log in.
 #[derive(Debug)]
@@ -158,7 +161,15 @@ impl TokenCredential for Credential {
         scopes: &[&str],
         options: Option<TokenRequestOptions<'_>>,
     ) -> azure_core::Result<AccessToken> {
-        self.current().await?.get_token(scopes, options).await
+        let current = self.current().await?;
+        let token = current.get_token(scopes, options);
+        match self.way {
+            // The SDK tries for more than a minute, however the node says no.
+            Way::Managed(_) => timeout(MANAGED, token).await.unwrap_or_else(|_| {
+                Err(Error::with_message(ErrorKind::Credential, "the node's metadata service gave no token"))
+            }),
+            _ => token.await,
+        }
     }
 }
 

@@ -139,9 +139,9 @@ impl KeyVault {
             return match (nobody_answered(error), error.kind()) {
                 (Some(source), _) => ProviderError::Unavailable { provider, source },
                 (None, ErrorKind::Credential) => credentials("no login was possible".into()),
-                (None, _) => {
+                (None, kind) => {
                     let problem = "it is not what the API describes";
-                    ProviderError::Invalid { provider, path, problem, source: None }
+                    ProviderError::Invalid { provider, path, problem, source: Some(kind.to_string().into()) }
                 }
             };
         };
@@ -257,16 +257,12 @@ fn retry_after(raw: &RawResponse) -> Option<Duration> {
     Some(Duration::from_secs(seconds))
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Id(String);
-
 /// The part of the answer that is read.
 #[derive(Deserialize)]
 struct Bundle {
     value: Zeroizing<String>,
     /// Ends in the version.
-    id: Id,
+    id: String,
 }
 
 #[async_trait]
@@ -304,7 +300,7 @@ impl SecretProvider for KeyVault {
                 source: None,
             },
         })?;
-        let version = bundle.id.0.rsplit('/').next().unwrap_or_default().to_owned();
+        let version = bundle.id.rsplit('/').next().unwrap_or_default().to_owned();
         Ok(SecretPayload::new(bundle.value.as_bytes().to_vec(), version))
     }
 

@@ -152,6 +152,11 @@ impl Api {
         self.granted(self.request("POST", token, "auth/token/renew-self"), &json!({}).to_string()).await
     }
 
+    /// Ends a token, as far as that goes.
+    pub(super) async fn revoke(&self, token: &str) {
+        let _ = self.send(self.request("POST", token, "auth/token/revoke-self"), "{}").await;
+    }
+
     async fn granted(&self, request: Builder, body: &str) -> Result<Granted, Failed> {
         #[derive(Deserialize)]
         struct Reply {
@@ -159,7 +164,10 @@ impl Api {
         }
         let answer = self.send(request, body).await?;
         match answer.status {
-            StatusCode::OK => Ok(parse::<Reply>(&answer)?.auth),
+            StatusCode::OK => parse::<Reply>(&answer).map(|reply| reply.auth).map_err(|failed| match failed {
+                Failed::Invalid(problem) => Failed::Unavailable(problem.into()),
+                failed => failed,
+            }),
             // Vault has several statuses for proof that it does not believe.
             status if status.is_client_error() => Err(Failed::Login(format!("HTTP {} at a login", status.as_u16()))),
             status => Err(unexpected(status)),
@@ -170,7 +178,7 @@ impl Api {
         let answer = self.send(self.request("GET", token, path), "").await?;
         match answer.status {
             StatusCode::OK => Ok(answer),
-            StatusCode::NOT_FOUND => Err(Failed::NotFound),
+            StatusCode::NOT_FOUND if is_json(&answer.body) => Err(Failed::NotFound),
             status => Err(unexpected(status)),
         }
     }
@@ -197,7 +205,7 @@ impl Api {
         match answer.status {
             StatusCode::FORBIDDEN => Err(Failed::Denied("HTTP 403")),
             StatusCode::TOO_MANY_REQUESTS => Err(Failed::Throttled(answer.retry_after())),
-            // 472 and 473 are standbys, 412 is a replica that is behind, 3xx points to the active one.
+            // 472 and 473 are standbys, 412 is a replica that is behind; 3xx points to the active one.
             status if status.is_server_error() || status.is_redirection() => Err(unexpected(status)),
             status if [412, 472, 473].contains(&status.as_u16()) => Err(unexpected(status)),
             _ => Ok(answer),
@@ -226,7 +234,9 @@ fn second(answer: &Answer) -> Result<Read, Failed> {
     let data = match answer.status {
         StatusCode::OK => parse::<Reply>(answer)?.data,
         // Without metadata there is none of that name.
-        StatusCode::NOT_FOUND => serde_json::from_slice::<Reply>(&answer.body).ok().and_then(|reply| reply.data),
+        StatusCode::NOT_FOUND if is_json(&answer.body) => {
+            serde_json::from_slice::<Reply>(&answer.body).ok().and_then(|reply| reply.data)
+        }
         status => return Err(unexpected(status)),
     };
     match data {
@@ -241,18 +251,25 @@ fn second(answer: &Answer) -> Result<Read, Failed> {
     }
 }
 
+/// What is said of a status that no request of ours has by its form. 400 is also that of an engine that is just being
+/// mounted or upgraded, and 404 without JSON that of something in front of Vault.
 fn unexpected(status: StatusCode) -> Failed {
     match status.as_u16() {
-        400..=411 | 413..=471 => Failed::Invalid("the store calls the request invalid"),
-        503 => Failed::Unavailable("HTTP 503: sealed, or not ready".into()),
-        other => Failed::Unavailable(format!("HTTP {other}").into()),
+        400 | 404 | 412 | 472 | 473 | 503 => Failed::Unavailable(format!("HTTP {status}: sealed, or not ready").into()),
+        401..=471 => Failed::Invalid("the store calls the request invalid"),
+        _ => Failed::Unavailable(format!("HTTP {status}").into()),
     }
+}
+
+/// Something between here and Vault answers with pages of its own.
+fn is_json(body: &[u8]) -> bool {
+    body.trim_ascii_start().first() == Some(&b'{')
 }
 
 /// An error of the parser could quote a value.
 fn parse<'a, T: Deserialize<'a>>(answer: &'a Answer) -> Result<T, Failed> {
-    serde_json::from_slice(&answer.body).map_err(|error| match error.is_eof() {
-        true => Failed::Unavailable("the answer ended early".into()),
+    serde_json::from_slice(&answer.body).map_err(|error| match error.is_eof() || !is_json(&answer.body) {
+        true => Failed::Unavailable("the answer is no JSON, or ended early".into()),
         false => Failed::Invalid("it is not what the API describes"),
     })
 }

@@ -9,11 +9,11 @@
 mod api;
 mod session;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
-
-use async_trait::async_trait;
-use serde::Deserialize;
-use tokio::sync::OnceCell;
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use self::{
     api::{Api, Failed, Kv, Read},
@@ -25,6 +25,8 @@ use super::{
     kind::{self, BuildError, Common, Store, check_characters, check_length, check_segments},
 };
 use crate::{request::RemoteRef, secret_value::SecretPayload};
+use async_trait::async_trait;
+use serde::Deserialize;
 
 /// Few values are larger; Vault itself takes a megabyte.
 const USUAL_VALUE_BYTES: usize = 64 * 1024;
@@ -131,9 +133,9 @@ impl kind::Settings for Settings {
             check_address(&address, common.allow_insecure).map_err(|problem| format!("`address` {problem}"))?;
         check_mount(&mount)?;
         let kv = match kv_version {
-            None => OnceCell::new(),
-            Some(1) => OnceCell::new_with(Some(Kv::One)),
-            Some(2) => OnceCell::new_with(Some(Kv::Two)),
+            None => None,
+            Some(1) => Some(Kv::One),
+            Some(2) => Some(Kv::Two),
             Some(_) => return Err(BuildError::Invalid("`kvVersion` must be 1 or 2".to_owned())),
         };
         let http = match ca_file {
@@ -141,7 +143,8 @@ impl kind::Settings for Settings {
             None => common.http,
         };
         let api = Api::new(http, &address, namespace.as_deref())?;
-        Ok(Arc::new(Vault { name: common.name, mount, kv, session: Session::new(api, auth.login()?) }))
+        let session = Session::new(api, auth.login()?);
+        Ok(Arc::new(Vault { name: common.name, mount, kv, found_out: Mutex::default(), session }))
     }
 }
 
@@ -150,21 +153,46 @@ impl kind::Settings for Settings {
 struct Vault {
     name: ProviderName,
     mount: String,
-    kv: OnceCell<Kv>,
-    session: Session,
+    /// As the operator says.
+    kv: Option<Kv>,
+    /// As Vault says, where he does not.
+    found_out: Mutex<Option<Kv>>,
+    session: Arc<Session>,
 }
 
 impl Vault {
     /// Reads with this token, having found out how.
     async fn read(&self, token: &Token, remote: &RemoteRef) -> Result<Read, Failed> {
         let (api, mount, path) = (self.session.api(), self.mount.as_str(), remote.path.as_str());
-        let kv = *self.kv.get_or_try_init(|| api.kv_version(token.text(), mount, path)).await?;
+        let kv = match self.known() {
+            Some(kv) => kv,
+            None => {
+                let kv = api.kv_version(token.text(), mount, path).await?;
+                *self.found_out() = Some(kv);
+                kv
+            }
+        };
         match (kv, &remote.version) {
             (Kv::One, Some(_)) => {
                 Err(Failed::Invalid("the mount is KV version 1, which has no versions; leave out `version`"))
             }
-            _ => api.read(token.text(), kv, mount, path, remote.version.as_deref()).await,
+            _ => {
+                let read = api.read(token.text(), kv, mount, path, remote.version.as_deref()).await;
+                if matches!(read, Err(Failed::NotFound)) {
+                    // So it looks, too, when the engine was changed to the other version.
+                    *self.found_out() = None;
+                }
+                read
+            }
         }
+    }
+
+    fn known(&self) -> Option<Kv> {
+        self.kv.or(*self.found_out())
+    }
+
+    fn found_out(&self) -> MutexGuard<'_, Option<Kv>> {
+        self.found_out.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn read_logged_in(&self, remote: &RemoteRef) -> Result<Read, Failed> {
@@ -187,7 +215,7 @@ impl Vault {
                 ProviderError::Unreadable { provider, path, problem, source: "Vault has its metadata only".into() }
             }
             Failed::Denied(said) => {
-                let data = if self.kv.get() == Some(&Kv::One) { "" } else { "data/" };
+                let data = if self.known() == Some(Kv::One) { "" } else { "data/" };
                 let action =
                     format!("a policy with: path \"{}/{data}{path}\" {{ capabilities = [\"read\"] }}", self.mount);
                 let identity = self.session.who();
@@ -225,21 +253,19 @@ impl SecretProvider for Vault {
     }
 
     async fn warm_up(&self) -> Result<String, ProviderError> {
-        let looked_up = async {
-            let token = self.session.token().await?;
-            match self.session.api().look_up(token.text()).await {
-                Err(denied @ Failed::Denied(_)) => match self.session.another_than(&token).await? {
-                    Some(fresh) => self.session.api().look_up(fresh.text()).await,
-                    None => Err(denied),
-                },
-                outcome => outcome,
-            }
-        };
         let remote = RemoteRef { provider: self.name.clone(), path: String::new(), version: None };
-        looked_up.await.map_err(|failed| match failed {
-            Failed::Denied(said) => self.explain(&remote, Failed::Login(format!("{said} for a look at the own token"))),
-            failed => self.explain(&remote, failed),
-        })
+        let explain = |failed| self.explain(&remote, failed);
+        let token = self.session.token().await.map_err(explain)?;
+        match self.session.api().look_up(token.text()).await {
+            // Revoked, or without the policy `default`.
+            Err(Failed::Denied(_)) => match self.session.another_than(&token).await.map_err(explain)? {
+                Some(fresh) => {
+                    Ok(self.session.api().look_up(fresh.text()).await.unwrap_or_else(|_| self.session.who()))
+                }
+                None => Ok(self.session.who()),
+            },
+            looked_up => looked_up.map_err(explain),
+        }
     }
 
     async fn keep_ready(&self) -> Option<Duration> {

@@ -2,23 +2,27 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
 use serde_json::json;
-use tokio::{sync::Mutex, time::Instant};
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::api::{Api, Failed, Granted};
 
 /// A token of a login so short ago has the rights that there are: that it is refused is about the path, unless it is
 /// revoked. Else each path without a right would cost a login.
-const YOUNG: Duration = Duration::from_secs(1);
+const YOUNG: Duration = Duration::from_secs(60);
 /// No request begins with a token that ends so soon.
 const LAST_MOMENTS: Duration = Duration::from_secs(3);
-/// After a login or a renewal that failed.
+/// After a renewal or a login in the background that failed, doubled by each further one.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
+const TRY_AGAIN_SELDOM: Duration = Duration::from_secs(300);
 /// How often a token that never ends is looked at.
 const SELDOM: Duration = Duration::from_secs(3600);
 
@@ -30,12 +34,56 @@ pub(super) enum Login {
     TokenFile(PathBuf),
 }
 
+impl Login {
+    /// What is read at each login.
+    fn file(&self) -> &Path {
+        match self {
+            Self::Kubernetes { token_file: file, .. }
+            | Self::AppRole { secret_id_file: file, .. }
+            | Self::TokenFile(file) => file,
+        }
+    }
+}
+
 /// A server, and the agent's token there.
 #[derive(Debug)]
 pub(super) struct Session {
     api: Api,
     login: Login,
     token: Mutex<Option<Token>>,
+    /// Held by the one who logs in, on a task of its own: whoever waits for that may go.
+    logging_in: tokio::sync::Mutex<Refused>,
+    /// Renewals and logins in the background that failed one after the other.
+    failures: AtomicU32,
+}
+
+/// Proof that was refused: the same is not sent again at once. Five refusals within 15 minutes lock an AppRole for all.
+#[derive(Debug, Default)]
+struct Refused {
+    proof: Zeroizing<String>,
+    times: u32,
+    again_at: Option<Instant>,
+}
+
+impl Refused {
+    /// How long the same proof waits.
+    fn pause(&self, login: &Login) -> Duration {
+        match (login, self.times) {
+            (Login::AppRole { .. }, 2..) => Duration::from_secs(300),
+            (Login::AppRole { .. }, _) => Duration::from_secs(10),
+            (_, times) => Duration::from_secs(1 << times.min(5)),
+        }
+    }
+
+    fn stands(&self, proof: &str) -> bool {
+        self.proof.as_str() == proof && self.again_at.is_some_and(|again_at| Instant::now() < again_at)
+    }
+
+    fn note(&mut self, proof: &str, login: &Login) {
+        self.times = if self.proof.as_str() == proof { self.times + 1 } else { 1 };
+        self.proof = Zeroizing::new(proof.to_owned());
+        self.again_at = Some(Instant::now() + self.pause(login));
+    }
 }
 
 /// A token; clones are the same one.
@@ -82,8 +130,9 @@ impl std::fmt::Debug for Token {
 }
 
 impl Session {
-    pub(super) fn new(api: Api, login: Login) -> Self {
-        Self { api, login, token: Mutex::default() }
+    pub(super) fn new(api: Api, login: Login) -> Arc<Self> {
+        let (token, logging_in) = (Mutex::default(), tokio::sync::Mutex::default());
+        Arc::new(Self { api, login, token, logging_in, failures: AtomicU32::default() })
     }
 
     pub(super) fn api(&self) -> &Api {
@@ -91,76 +140,135 @@ impl Session {
     }
 
     /// The agent's token; the first one who finds none logs in for all.
-    pub(super) async fn token(&self) -> Result<Token, Failed> {
-        let mut token = self.token.lock().await;
-        match token.as_ref().filter(|token| token.lives() && !self.is_file()) {
-            Some(token) => Ok(token.clone()),
-            None => self.log_in(&mut token).await,
+    pub(super) async fn token(self: &Arc<Self>) -> Result<Token, Failed> {
+        match self.current().filter(|token| token.lives() && !self.is_file()) {
+            Some(token) => Ok(token),
+            None => self.log_in(None).await,
         }
     }
 
-    /// After `refused` was refused: another token, unless there is none or it would be no other.
-    pub(super) async fn another_than(&self, refused: &Token) -> Result<Option<Token>, Failed> {
-        let mut token = self.token.lock().await;
-        if let Some(other) = token.as_ref().filter(|token| token.text != refused.text) {
-            return Ok(Some(other.clone()));
+    /// After `refused` was refused: another token, unless it has nothing to do with the token.
+    pub(super) async fn another_than(self: &Arc<Self>, refused: &Token) -> Result<Option<Token>, Failed> {
+        if let Some(other) = self.current().filter(|token| token.text != refused.text) {
+            return Ok(Some(other));
         }
-        if refused.born.elapsed() < YOUNG && self.api.look_up(refused.text()).await.is_ok() {
+        if refused.born.elapsed() < YOUNG && !self.is_file() && self.api.look_up(refused.text()).await.is_ok() {
             return Ok(None);
         }
-        let fresh = self.log_in(&mut token).await?;
-        Ok(Some(fresh).filter(|fresh| fresh.text != refused.text))
+        let fresh = self.log_in(Some(refused.clone())).await?;
+        if fresh.text != refused.text {
+            return Ok(Some(fresh));
+        }
+        // The file holds the same one still.
+        match self.api.look_up(fresh.text()).await {
+            Err(Failed::Denied(said)) => Err(Failed::Login(format!("{said} for the token in its file"))),
+            _ => Ok(None),
+        }
     }
 
     /// Renews the token when it is time, or gets another one. Says when to look again.
-    pub(super) async fn keep(&self) -> Option<Duration> {
+    pub(super) async fn keep(self: &Arc<Self>) -> Option<Duration> {
         if self.is_file() {
             return None;
         }
-        let mut token = self.token.lock().await;
-        let kept = match token.as_ref() {
+        let token = self.current();
+        let kept = match &token {
             Some(token) if token.due_in().is_none_or(|due| !due.is_zero()) => {
                 return Some(token.due_in().unwrap_or(SELDOM));
             }
             Some(due) if due.renewable && due.lives() => self.renew(due).await,
             _ => None,
         };
-        if kept.is_some() {
-            *token = kept;
-        } else if let Err(failed) = self.log_in(&mut token).await {
-            tracing::warn!(identity = self.who(), ?failed, "no new token at Vault; trying again");
-            return Some(TRY_AGAIN);
+        let kept = match kept {
+            Some(kept) => Ok(kept),
+            None => self.log_in(token).await,
+        };
+        match kept {
+            Ok(token) => {
+                self.failures.store(0, Ordering::Relaxed);
+                Some(token.due_in().unwrap_or(SELDOM).max(Duration::from_millis(100)))
+            }
+            Err(failed) => {
+                let failures = self.failures.fetch_add(1, Ordering::Relaxed);
+                let pause = TRY_AGAIN.saturating_mul(1 << failures.min(6)).min(TRY_AGAIN_SELDOM);
+                tracing::warn!(identity = self.who(), ?failed, ?pause, "no new token at Vault; trying again");
+                Some(pause.mul_f64(0.5 + 0.5 * fastrand::f64()))
+            }
         }
-        token.as_ref().map(|token| token.due_in().unwrap_or(SELDOM).max(Duration::from_millis(100)))
     }
 
     /// The same token with its time begun anew; nothing where another one is better: at the end of its longest life its
-    /// time is no longer what it was.
+    /// time is no longer what it was. Nobody waits for it: the token is good until it ends.
     async fn renew(&self, token: &Token) -> Option<Token> {
         let renewed = Token { born: token.born, ..Token::granted(self.api.renew(token.text()).await.ok()?) };
-        (renewed.lease >= token.lease).then_some(renewed)
+        let is_better = renewed.lease >= token.lease;
+        let mut held = self.held();
+        if is_better && held.as_ref().is_some_and(|held| held.text == renewed.text) {
+            *held = Some(renewed.clone());
+        }
+        is_better.then_some(renewed)
     }
 
-    async fn log_in(&self, token: &mut Option<Token>) -> Result<Token, Failed> {
-        let granted = match &self.login {
-            Login::TokenFile(file) => Granted { client_token: read(file).await?, lease_duration: 0, renewable: false },
-            Login::Kubernetes { role, mount, token_file } => {
-                let jwt = read(token_file).await?;
-                self.api.log_in(mount, &json!({"role": role, "jwt": jwt.as_str()})).await.map_err(refused)?
+    /// A token other than `unwanted`: somebody else's, if he was faster, or one of a new login. `unwanted` is revoked.
+    async fn log_in(self: &Arc<Self>, unwanted: Option<Token>) -> Result<Token, Failed> {
+        let session = Arc::clone(self);
+        let logged_in = tokio::spawn(async move {
+            let mut refused = session.logging_in.lock().await;
+            let is_wanted =
+                |token: &Token| token.lives() && unwanted.as_ref().is_none_or(|unwanted| unwanted.text != token.text);
+            if let Some(token) = session.current().filter(|token| is_wanted(token) && !session.is_file()) {
+                return Ok(token);
             }
-            Login::AppRole { role_id, mount, secret_id_file } => {
-                let secret_id = read(secret_id_file).await?;
-                let proof = json!({"role_id": role_id, "secret_id": secret_id.as_str()});
-                self.api.log_in(mount, &proof).await.map_err(refused)?
+            let fresh = session.prove(&mut refused).await?;
+            *session.held() = Some(fresh.clone());
+            if let Some(old) = unwanted.filter(|old| old.text != fresh.text && !session.is_file()) {
+                session.api.revoke(old.text()).await;
             }
+            Ok(fresh)
+        });
+        logged_in.await.unwrap_or_else(|error| Err(Failed::Unavailable(error.into())))
+    }
+
+    async fn prove(&self, refused: &mut Refused) -> Result<Token, Failed> {
+        let proof = read(self.login.file()).await?;
+        let (mount, body) = match &self.login {
+            Login::TokenFile(_) => return Ok(self.of_file(proof)),
+            Login::Kubernetes { role, mount, .. } => (mount, json!({"role": role, "jwt": proof.as_str()})),
+            Login::AppRole { role_id, mount, .. } => (mount, json!({"role_id": role_id, "secret_id": proof.as_str()})),
         };
-        let mut fresh = Token::granted(granted);
-        // A file's token is as old as it was first seen.
-        if let Some(same) = token.as_ref().filter(|same| same.text == fresh.text) {
-            (fresh.born, fresh.since) = (same.born, same.since);
+        if refused.stands(&proof) {
+            return Err(Failed::Login("the same proof was refused a moment ago".to_owned()));
         }
-        *token = Some(fresh.clone());
-        Ok(fresh)
+        match self.api.log_in(mount, &body).await {
+            Ok(granted) => {
+                *refused = Refused::default();
+                Ok(Token::granted(granted))
+            }
+            // A refusal at a login is about the proof, not about a path.
+            Err(Failed::Denied(said)) => {
+                refused.note(&proof, &self.login);
+                Err(Failed::Login(format!("{said} at a login")))
+            }
+            Err(failed @ Failed::Login(_)) => {
+                refused.note(&proof, &self.login);
+                Err(failed)
+            }
+            Err(failed) => Err(failed),
+        }
+    }
+
+    /// A file's token is as old as it was first seen.
+    fn of_file(&self, text: Zeroizing<String>) -> Token {
+        let fresh = Token::granted(Granted { client_token: text, lease_duration: 0, renewable: false });
+        self.current().filter(|same| same.text == fresh.text).unwrap_or(fresh)
+    }
+
+    fn current(&self) -> Option<Token> {
+        self.held().clone()
+    }
+
+    fn held(&self) -> MutexGuard<'_, Option<Token>> {
+        self.token.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_file(&self) -> bool {
@@ -193,16 +301,11 @@ impl Session {
     }
 }
 
-/// A refusal at a login is about the proof, not about a path.
-fn refused(failed: Failed) -> Failed {
-    match failed {
-        Failed::Denied(said) => Failed::Login(format!("{said} at a login")),
-        failed => failed,
-    }
-}
-
 async fn read(file: &Path) -> Result<Zeroizing<String>, Failed> {
     let text = tokio::fs::read_to_string(file).await.map(Zeroizing::new);
     let text = text.map_err(|error| Failed::Login(format!("{}: {error}", file.display())))?;
-    Ok(Zeroizing::new(text.trim().to_owned()))
+    match text.trim() {
+        "" => Err(Failed::Login(format!("{} is empty", file.display()))),
+        text => Ok(Zeroizing::new(text.to_owned())),
+    }
 }

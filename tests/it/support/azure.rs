@@ -56,8 +56,8 @@ const VAULT_DOMAIN: &str = "vault.azure.net";
 pub(crate) struct KeyVault {
     proxy: ConnectProxy,
     front: Front<Azure>,
-    /// The way in for requests without TLS; held for its life alone.
-    _plain: Server,
+    /// The way in for requests without TLS.
+    plain: Server,
     authority: Authority,
 }
 
@@ -79,7 +79,7 @@ impl KeyVault {
             tunnels: BTreeMap::from([(Routes::REST.to_owned(), front.address())]),
             plain: BTreeMap::from([(IDENTITY_HOST.to_owned(), plain.address())]),
         });
-        Self { proxy, front, _plain: plain, authority }
+        Self { proxy, front, plain, authority }
     }
 
     /// `https://NAME.vault.azure.net`.
@@ -101,6 +101,13 @@ impl KeyVault {
             ("NO_PROXY", "127.0.0.1,localhost".to_owned()),
             ("SSL_CERT_FILE", self.authority.file().display().to_string()),
         ]
+    }
+
+    /// What makes the SDK ask for a machine's identity here, as it does where Azure's App Service sets these.
+    pub(crate) fn identity_endpoint(&self) -> [(&'static str, String); 2] {
+        let address = self.plain.address();
+        let endpoint = format!("http://{address}/metadata/identity/oauth2/token");
+        [("IDENTITY_ENDPOINT", endpoint), ("IDENTITY_HEADER", "made-up".to_owned())]
     }
 
     /// The proxy that all requests come through.
