@@ -190,8 +190,9 @@ struct Refusal {
 
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let place = if self.at_login { " at the login" } else { "" };
-        write!(f, "HTTP {} {}{place}", u16::from(self.status), self.code)
+        let code = if self.code.is_empty() { "without a code" } else { &self.code };
+        let place = if self.at_login { "the login" } else { "the vault" };
+        write!(f, "HTTP {} {code} of {place}", u16::from(self.status))
     }
 }
 

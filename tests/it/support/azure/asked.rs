@@ -40,7 +40,8 @@ impl About {
             (LOGIN_HOST, &Method::POST, &[tenant, "oauth2", "v2.0", "token"]) => {
                 Self::Token { tenant: tenant.to_owned(), request: TokenRequest::parse(body) }
             }
-            (IDENTITY_HOST, &Method::GET, ["metadata", "identity", "oauth2", "token"]) => {
+            // Under whatever name: an agent may be led here by its environment.
+            (_, &Method::GET, ["metadata", "identity", "oauth2", "token"]) => {
                 Self::Identity { metadata: header(&head.headers, "metadata") == "true", request: query() }
             }
             (LOGIN_HOST | IDENTITY_HOST, ..) => unknown(),
