@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 use crate::support::agent::AgentBuilder;
+use crate::support::front::Fault;
 use crate::support::node::AgentNode;
 use crate::support::scene::{Scene, later_than};
 use crate::support::surroundings::Surroundings;
@@ -237,4 +238,58 @@ fn write(builder: &AgentBuilder, name: &str, text: &str) -> PathBuf {
     let file = builder.node().folder().join(name);
     std::fs::write(&file, text).unwrap_or_else(|error| panic!("cannot write {}: {error}", file.display()));
     file
+}
+
+#[tokio::test]
+async fn a_dead_token_in_a_file_is_no_missing_right() {
+    let vault = Vault::start(Surroundings::get().await).await;
+    let scene = Scene::set_with(|builder| {
+        let file = write(&builder, "vault-token", "no token of Vault's");
+        builder.providers(&providers(&vault, &json!({"tokenFile": file}), json!({})))
+    })
+    .await;
+    let vaulted = Vaulted { vault, scene };
+    let path = vaulted.vault.seed("app", json!({"K": "1"})).await;
+    let pod = vaulted.ask(&path, "app").await;
+    let told = vaulted.scene.namespace.wait_for_event(&pod, "SecretFetchFailed").await.note.unwrap_or_default();
+    assert!(told.contains("no valid credentials") && told.contains("holds a token that Vault takes"), "{told}");
+    let token = vaulted.vault.token(Duration::from_secs(3600), &[ROLE]).await;
+    write(&vaulted.scene.builder, "vault-token", &token);
+    vaulted.served("app", "1").await;
+}
+
+/// Five refusals within a quarter of an hour lock the role for everybody.
+#[tokio::test]
+async fn a_secret_id_that_was_refused_is_not_shown_again_and_another_one_at_once() {
+    let vault = Vault::start(Surroundings::get().await).await;
+    let role = vault.approle().await;
+    let scene = Scene::set_with(|builder| {
+        let file = write(&builder, "secret-id", "no secret id of Vault's");
+        let auth = json!({"appRole": {"roleId": role.role_id, "secretIdFile": file}});
+        builder.providers(&providers(&vault, &auth, json!({})))
+    })
+    .await;
+    let vaulted = Vaulted { vault, scene };
+    let paths = join_all((0..5).map(|_| vaulted.vault.seed("app", json!({"K": "1"})))).await;
+    for (number, path) in paths.iter().enumerate() {
+        let pod = vaulted.ask(path, &format!("app-{number}")).await;
+        vaulted.scene.namespace.wait_for_event(&pod, "SecretFetchFailed").await;
+    }
+    assert_eq!(vaulted.vault.calls(LOGIN), 1, "the one of the start");
+    write(&vaulted.scene.builder, "secret-id", &role.secret_id);
+    for number in 0..paths.len() {
+        vaulted.served(&format!("app-{number}"), "1").await;
+    }
+    assert_eq!(vaulted.vault.calls(LOGIN), 2);
+}
+
+#[tokio::test]
+async fn what_stands_in_front_of_vault_says_nothing_about_a_secret() {
+    let vaulted = Vaulted::set(json!({})).await;
+    let path = vaulted.vault.seed("app", json!({"K": "1"})).await;
+    vaulted.vault.fail_times(&path, 1, Fault::Status(404));
+    let pod = vaulted.ask(&path, "app").await;
+    let told = vaulted.scene.namespace.wait_for_event(&pod, "SecretFetchFailed").await.note.unwrap_or_default();
+    assert!(told.contains("did not answer"), "{told}");
+    vaulted.served("app", "1").await;
 }
