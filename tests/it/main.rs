@@ -24,6 +24,7 @@ mod migrate;
 mod names;
 mod parameter_store;
 mod policies;
+mod process;
 mod program;
 mod real_stores;
 mod rights;
