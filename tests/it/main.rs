@@ -29,6 +29,7 @@ mod program;
 mod real_stores;
 mod rights;
 mod spec_coverage;
+mod stolen_token;
 mod support;
 mod upgrade;
 mod vault;
