@@ -6,10 +6,11 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode};
 use reqwest::{Client, Url, redirect};
 use rustls::{ClientConfig, RootCertStore};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::error::BoxError;
 
@@ -37,6 +38,18 @@ impl Answer {
     pub(super) fn retry_after(&self) -> Option<Duration> {
         let seconds = self.headers.get(http::header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
         Some(Duration::from_secs(seconds))
+    }
+
+    /// The body for an SDK: as soon as it has dropped the last of it, the memory is zeroized.
+    pub(super) fn take_body(&mut self) -> Bytes {
+        Bytes::from_owner(std::mem::take(&mut self.body))
+    }
+}
+
+/// Zeroizes bytes that nobody else holds; what others hold stays as it is.
+pub(super) fn wipe(bytes: Bytes) {
+    if let Ok(mut own) = bytes.try_into_mut() {
+        own.as_mut().zeroize();
     }
 }
 
@@ -78,19 +91,31 @@ impl Http {
     pub(super) async fn send<B: Into<reqwest::Body>>(&self, request: Request<B>) -> Result<Answer, HttpError> {
         let request = reqwest::Request::try_from(request).map_err(HttpError::from)?;
         let mut response = self.0.execute(request).await?;
-        let mut body = Zeroizing::new(Vec::new());
-        if response.content_length().is_some_and(|length| length > MAX_ANSWER_BYTES as u64) {
-            return Err(HttpError::TooLarge);
-        }
+        let length = response.content_length().unwrap_or_default();
+        let mut body = match usize::try_from(length) {
+            Ok(length) if length <= MAX_ANSWER_BYTES => Zeroizing::new(Vec::with_capacity(length)),
+            _ => return Err(HttpError::TooLarge),
+        };
         while let Some(chunk) = response.chunk().await? {
             if body.len() + chunk.len() > MAX_ANSWER_BYTES {
                 return Err(HttpError::TooLarge);
             }
-            body.extend_from_slice(&chunk);
+            append(&mut body, &chunk);
         }
         let headers = std::mem::take(response.headers_mut());
         Ok(Answer { status: response.status(), headers, body })
     }
+}
+
+/// Where there is no room for more, the old memory is zeroized before it is given back.
+fn append(body: &mut Zeroizing<Vec<u8>>, more: &[u8]) {
+    let needed = body.len() + more.len();
+    if needed > body.capacity() {
+        let mut larger = Zeroizing::new(Vec::with_capacity(needed.max(2 * body.capacity())));
+        larger.extend_from_slice(body);
+        *body = larger;
+    }
+    body.extend_from_slice(more);
 }
 
 impl From<reqwest::Error> for HttpError {
@@ -151,6 +176,26 @@ pub(super) fn check_address(address: &str, allow_insecure: bool) -> Result<Url, 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_grows_and_its_memory_can_be_wiped() {
+        let (mut body, mut want) = (Zeroizing::new(Vec::new()), Vec::new());
+        for piece in [&b"hunter2"[..], b"", &[7; 5000], b"x"] {
+            append(&mut body, piece);
+            want.extend_from_slice(piece);
+            assert_eq!(*body, want);
+        }
+        let mut answer = Answer { status: StatusCode::OK, headers: HeaderMap::new(), body };
+        let shared = answer.take_body();
+        assert_eq!((&shared[..], answer.body.len()), (&want[..], 0));
+        // Not ours alone, and so left as it is.
+        wipe(shared.clone());
+        assert_eq!(&shared[..], &want[..]);
+        let alone = Bytes::from(want);
+        let place = alone.as_ptr();
+        let own = alone.try_into_mut().expect("nobody else holds it");
+        assert_eq!(own.as_ptr(), place, "no copy is made, so that it is the memory itself that is wiped");
+    }
 
     #[test]
     fn an_address_has_tls_unless_the_instance_says_otherwise() {

@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use serde_json::json;
 use tokio::{sync::Mutex, time::Instant};
 use zeroize::Zeroizing;
 
@@ -146,11 +145,11 @@ impl Session {
             Login::TokenFile(file) => Granted { client_token: read(file).await?, lease_duration: 0, renewable: false },
             Login::Kubernetes { role, mount, token_file } => {
                 let jwt = read(token_file).await?;
-                self.api.log_in(mount, &json!({"role": role, "jwt": jwt.as_str()})).await.map_err(refused)?
+                self.api.log_in(mount, &[("role", role), ("jwt", &jwt)]).await.map_err(refused)?
             }
             Login::AppRole { role_id, mount, secret_id_file } => {
                 let secret_id = read(secret_id_file).await?;
-                let proof = json!({"role_id": role_id, "secret_id": secret_id.as_str()});
+                let proof = [("role_id", role_id.as_str()), ("secret_id", &secret_id)];
                 self.api.log_in(mount, &proof).await.map_err(refused)?
             }
         };
