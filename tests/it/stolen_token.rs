@@ -4,10 +4,15 @@
 mod attempts;
 mod thief;
 
-use http::Method;
+use http::{Method, Request};
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::api::DeleteParams;
 use serde_json::{Value, json};
 
-use crate::support::node::agents_secret;
+use crate::support::node::{AGENT_NAMESPACE, AgentNode, agents_secret};
+use crate::support::surroundings::Surroundings;
+use crate::support::wait::eventually;
 use thief::{Attempt, Thief, Want, attempt};
 
 #[tokio::test]
@@ -49,6 +54,24 @@ async fn a_thief_can_still_do_this() {
     let overwritten = thief.namespace.wait_for_secret("managed").await;
     let annotations = overwritten.metadata.annotations.unwrap_or_default();
     assert_eq!(annotations["jasm.codnod.io/node"], thief.node.name(), "whoever overwrites leaves his node's name");
+}
+
+#[tokio::test]
+async fn a_token_ends_with_its_pod() {
+    let surroundings = Surroundings::get().await;
+    let node = AgentNode::create(surroundings).await;
+    let pods: Api<Pod> = Api::namespaced(surroundings.admin().await, AGENT_NAMESPACE);
+    let name = format!("jasm-agent-{}", node.name());
+    pods.delete(&name, &DeleteParams::default().grace_period(0)).await.expect("an administrator may");
+    let thief = node.client(surroundings).await;
+    eventually("the token to be refused", async || {
+        match thief.request_text(Request::get("/version").body(Vec::new()).expect("a request")).await {
+            Err(kube::Error::Api(status)) if status.code == 401 => Ok(()),
+            Err(error) => Err(format!("another refusal: {error}")),
+            Ok(_) => Err("that it still holds".to_owned()),
+        }
+    })
+    .await;
 }
 
 /// The rights of the agent itself. What `docs/security.md` says of a stolen token is this list.

@@ -23,6 +23,8 @@ pub(super) enum Want {
     Path,
     /// This policy refuses, with these words.
     Policy(&'static str, &'static str),
+    /// More than one policy refuses, and the API server tells of any.
+    Policies,
     /// The API server itself refuses, with this status and these words.
     Itself(u16, &'static str),
 }
@@ -146,6 +148,7 @@ impl Want {
                 let policy = format!("ValidatingAdmissionPolicy '{policy}' with binding '{policy}' denied request: ");
                 code == 403 && message.split_once(&policy).is_some_and(|(_, rest)| rest.starts_with(said))
             }
+            Self::Policies => code == 403 && message.contains("ValidatingAdmissionPolicy 'jasm-agent-"),
             Self::Itself(status, said) => code == *status && message.contains(said),
         };
         match fits {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::super::thief::{Attempt, Thief, Want, attempt, below};
 use super::Row;
 use crate::support::node::{AGENT_NAMESPACE, agents_secret};
-use Want::{Itself, Policy, Rbac};
+use Want::{Itself, Policies, Policy, Rbac};
 
 pub(super) fn reads(thief: &Thief) -> Vec<Row> {
     let get = |name, path: String, want| (name, Method::GET, path, Value::Null, want);
@@ -98,12 +98,7 @@ pub(super) fn others_places(thief: &Thief) -> Vec<Row> {
             agents_secret("another-node", "new"),
             Policy("jasm-agent-node", "jasm:node annotation"),
         ),
-        create(
-            "write under no node's name",
-            thief.path("", "secrets"),
-            nameless,
-            Policy("jasm-agent-shape", "jasm:shape annotations"),
-        ),
+        create("write under no node's name", thief.path("", "secrets"), nameless, Policies),
     ]
 }
 
