@@ -60,7 +60,7 @@ impl Attempt {
 pub(super) struct Thief {
     /// The node that the token names.
     pub(super) node: AgentNode,
-    /// Has the Secrets `managed` (of an agent) and `foreign`, and the pod `victim` on another node.
+    /// Has the Secrets `managed` (of an agent) and `foreign`, the pod `victim` on another node, and the Deployment `app`.
     pub(super) namespace: TestNamespace,
     client: kube::Client,
     canary: Canary,
@@ -79,6 +79,7 @@ impl Thief {
         let managed = namespace.add(managed).await;
         let foreign = namespace.add_secret("foreign", &[("A", &values[1])]).await;
         let _: Pod = namespace.pod("victim").on(&other).create().await;
+        namespace.workload("Deployment", "app").await;
         let client = node.client(surroundings).await;
         Self { node, namespace, client, canary: Canary::new(values), foreign, managed }
     }
