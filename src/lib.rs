@@ -10,6 +10,7 @@
 //! |---|---|---|
 //! | [`agent`] | wiring, from start to end | starts everything |
 //! | [`config`] | flags and environment, checked once | no |
+//! | [`process`] | what the process keeps to itself: memory, messages of panics | no |
 //! | [`telemetry`], [`journald`] | log lines on stderr; the same in the node's journal | logs |
 //! | [`metrics`], [`probe`] | what is counted; `/livez /readyz /healthz /metrics` | listens |
 //! | [`kubernetes`] | the client of the API server | connects |
@@ -67,6 +68,7 @@ pub mod pod;
 pub mod policy;
 pub mod policy_file;
 pub mod probe;
+pub mod process;
 pub mod progress;
 pub mod provider;
 pub mod reconcile;

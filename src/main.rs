@@ -13,7 +13,7 @@ use jasm::{
     error::chain,
     journald::Journal,
     metrics::Metrics,
-    telemetry,
+    process, telemetry,
 };
 
 /// Configuration that cannot be used.
@@ -22,6 +22,8 @@ const MISUSE: u8 = 2;
 const UNREACHED: u8 = 1;
 
 fn main() -> ExitCode {
+    // Before anything is read: flags and environment can hold credentials.
+    let unprotected = process::protect();
     let config = match Config::try_from(Flags::parse()) {
         Ok(config) => config,
         Err(error) => return end(&error),
@@ -48,6 +50,9 @@ fn main() -> ExitCode {
             Err(error) => return end(&error),
         };
         let _logs = telemetry::start(config.log_format, config.log_level, journal);
+        for error in unprotected {
+            tracing::warn!(error = chain(&error), "less protected than it could be");
+        }
         match agent::run(config, metrics).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => end(&error),

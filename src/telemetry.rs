@@ -1,9 +1,9 @@
 //! Log lines on stderr, as JSON or as text, and on request the same in the node's journal.
 //!
 //! What other crates log is cut here, in code, so that no setting can turn it on: kube-client logs whole reply bodies
-//! when they do not decode, and the AWS SDK whole requests.
+//! when they do not decode, the AWS SDK whole requests and answers, and a new version or a new crate may log anything.
 
-use std::{io, panic, str::FromStr};
+use std::{io, str::FromStr};
 
 use tracing::{Level, level_filters::LevelFilter};
 use tracing_subscriber::{Layer, filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
@@ -44,16 +44,18 @@ impl Drop for Logs {
     }
 }
 
-/// Starts logging, once per program. A panic is logged by its place alone, since a payload can stand in its message.
-pub fn start(format: LogFormat, level: Level, journal: Option<Journal>) -> Logs {
-    let filter = Targets::new()
+/// What is logged at all: the agent's own lines, and the warnings of the watch. Every other crate is silent; what fails in
+/// one comes back as an error, and the agent tells that in its own words.
+fn filter(level: Level) -> Targets {
+    Targets::new()
+        .with_default(LevelFilter::OFF)
         .with_target("jasm", level)
         .with_target("jasm_agent", level)
         .with_target("kube_runtime", LevelFilter::WARN.min(level.into()))
-        .with_default(LevelFilter::ERROR)
-        // kube-client writes bodies of replies.
-        .with_target("kube_client", LevelFilter::OFF)
-        .with_target("aws", LevelFilter::OFF);
+}
+
+/// Starts logging, once per program.
+pub fn start(format: LogFormat, level: Level, journal: Option<Journal>) -> Logs {
     let lines = match format {
         LogFormat::Json => fmt::layer()
             .json()
@@ -65,10 +67,23 @@ pub fn start(format: LogFormat, level: Level, journal: Option<Journal>) -> Logs 
         LogFormat::Text => fmt::layer().with_ansi(false).with_writer(io::stderr).boxed(),
     };
     // One filter before both.
-    tracing_subscriber::registry().with(lines.and_then(journal.clone()).with_filter(filter)).init();
-    panic::set_hook(Box::new(|panicked| {
-        let place = panicked.location().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(place, "a bug: the program panicked");
-    }));
+    tracing_subscriber::registry().with(lines.and_then(journal.clone()).with_filter(filter(level))).init();
     Logs(journal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_other_crate_is_heard_at_any_level() {
+        let filter = filter(Level::TRACE);
+        let crates = include_str!("../Cargo.lock").lines().filter_map(|line| line.strip_prefix("name = \""));
+        let crates = crates.filter_map(|name| name.strip_suffix('"')).map(|name| name.replace('-', "_"));
+        let heard = crates.filter(|name| filter.would_enable(&format!("{name}::client"), &Level::ERROR));
+        assert_eq!(heard.collect::<Vec<_>>(), ["jasm", "kube_runtime"]);
+        assert!(filter.would_enable("jasm::reconcile", &Level::TRACE));
+        assert!(filter.would_enable("kube_runtime::watcher", &Level::WARN));
+        assert!(!filter.would_enable("kube_runtime::watcher", &Level::INFO));
+    }
 }

@@ -75,14 +75,55 @@ fn index(token: &str) -> Option<usize> {
 /// The bytes of one value.
 pub(super) fn to_bytes(value: &RawValue) -> Result<Zeroizing<Vec<u8>>, MappingError> {
     let raw = value.get();
-    let bytes = match raw.as_bytes().first() {
-        Some(b'"') => serde_json::from_str::<String>(raw)
-            .map_err(|_| not_an_object("a text in it is not well formed"))?
-            .into_bytes(),
-        Some(b'n') => Vec::new(),
-        _ => raw.as_bytes().to_vec(),
+    Ok(match raw.as_bytes().first() {
+        Some(b'"') => unescaped(raw).ok_or_else(|| not_an_object("a text in it is not well formed"))?,
+        Some(b'n') => Zeroizing::default(),
+        _ => Zeroizing::new(raw.as_bytes().to_vec()),
+    })
+}
+
+/// The text between quotes without its escapes; nothing where a surrogate stands alone. Done here because serde_json
+/// keeps a copy of such a text in memory that is not zeroized.
+fn unescaped(quoted: &str) -> Option<Zeroizing<Vec<u8>>> {
+    let mut rest = quoted.strip_prefix('"')?.strip_suffix('"')?;
+    // No escape is shorter than what it stands for.
+    let mut text = Zeroizing::new(Vec::with_capacity(rest.len()));
+    while let Some((plain, escape)) = rest.split_once('\\') {
+        text.extend_from_slice(plain.as_bytes());
+        let character = match escape.chars().next()? {
+            'b' => '\u{8}',
+            'f' => '\u{c}',
+            'n' => '\n',
+            'r' => '\r',
+            't' => '\t',
+            'u' => {
+                let (character, behind) = by_number(&escape[1..])?;
+                text.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
+                rest = behind;
+                continue;
+            }
+            same @ ('"' | '\\' | '/') => same,
+            _ => return None,
+        };
+        text.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
+        rest = &escape[1..];
+    }
+    text.extend_from_slice(rest.as_bytes());
+    Some(text)
+}
+
+/// The character of `XXXX`, or of `XXXX\uXXXX` for a pair of surrogates, and what follows.
+fn by_number(digits: &str) -> Option<(char, &str)> {
+    let unit = |digits: &str| u16::from_str_radix(digits.get(..4)?, 16).ok();
+    let first = unit(digits)?;
+    let (units, behind) = match (0xD800..=0xDBFF).contains(&first) {
+        false => (vec![first], &digits[4..]),
+        true => {
+            let second = digits[4..].strip_prefix("\\u")?;
+            (vec![first, unit(second)?], &second[4..])
+        }
     };
-    Ok(Zeroizing::new(bytes))
+    Some((char::decode_utf16(units).next()?.ok()?, behind))
 }
 
 /// serde_json's own text may quote the value ("invalid type: string \"hunter2\""), so only its place is used.
@@ -159,6 +200,20 @@ mod tests {
     }
 
     proptest::proptest! {
+        /// serde_json is the reference, for texts that it wrote and for anything between quotes that is JSON.
+        #[test]
+        fn texts_are_unescaped_as_serde_json_does_it(
+            text in ".{0,40}",
+            wild in r#"([a-zé"/ ]|\\[bfnrt"\\/]|\\u[0-9a-fA-F]{4}|\\ud83d\\ude00|\\u[dD][89a-fA-F][0-9]{2}){0,12}"#,
+        ) {
+            for quoted in [serde_json::to_string(&text).expect("a text"), format!("\"{wild}\"")] {
+                let Ok(raw) = serde_json::from_str::<&RawValue>(&quoted) else { continue };
+                let want = serde_json::from_str::<String>(raw.get()).ok();
+                let got = unescaped(raw.get()).map(|text| String::from_utf8(text.to_vec()).expect("UTF-8"));
+                proptest::prop_assert_eq!(got, want, "{}", quoted);
+            }
+        }
+
         /// Each value that lies in an object, at any depth, is found by its pointer, and nothing behind it is.
         #[test]
         fn pointers_find_what_they_were_made_for((members, text) in super::super::arbitrary::object_of("[a-z~0-9]{0,3}")) {

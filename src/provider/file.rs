@@ -116,8 +116,11 @@ fn read(directory: &Path, path: &str) -> Result<SecretPayload, Failed> {
         return Err(Failed::NoFile);
     }
     let open = std::fs::File::open(file)?;
-    let changed = open.metadata()?.modified()?;
-    let mut bytes = Zeroizing::new(Vec::new());
+    let metadata = open.metadata()?;
+    let changed = metadata.modified()?;
+    // Room for all of it, so that no copy stays behind where it would have to grow.
+    let room = usize::try_from(metadata.len()).unwrap_or(MAX_SECRET_BYTES).min(MAX_SECRET_BYTES) + 1;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(room));
     open.take(MAX_SECRET_BYTES as u64 + 1).read_to_end(&mut bytes)?;
     if bytes.len() > MAX_SECRET_BYTES {
         return Err(Failed::TooLarge);

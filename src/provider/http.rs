@@ -6,6 +6,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode};
 use reqwest::{Client, ClientBuilder, Url, redirect};
 use rustls::{ClientConfig, RootCertStore};
@@ -45,9 +46,24 @@ pub(super) struct Answer {
 
 impl Answer {
     /// How long the server wants to be left alone: `Retry-After` in seconds.
+    #[cfg(feature = "vault")]
     pub(super) fn retry_after(&self) -> Option<Duration> {
         let seconds = self.headers.get(http::header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
         Some(Duration::from_secs(seconds))
+    }
+
+    /// The body for an SDK: as soon as it has dropped the last of it, the memory is zeroized.
+    #[cfg(any(test, feature = "aws", feature = "azure"))]
+    pub(super) fn take_body(&mut self) -> Bytes {
+        Bytes::from_owner(std::mem::take(&mut self.body))
+    }
+}
+
+/// Zeroizes bytes that nobody else holds; what others hold stays as it is.
+#[cfg(any(test, feature = "azure"))]
+pub(super) fn wipe(bytes: Bytes) {
+    if let Ok(mut own) = bytes.try_into_mut() {
+        zeroize::Zeroize::zeroize(own.as_mut());
     }
 }
 
@@ -118,11 +134,22 @@ impl Http {
                 // Never closed.
                 large = Arc::clone(&self.large).acquire_owned().await.ok();
             }
-            body.extend_from_slice(&chunk);
+            append(&mut body, &chunk);
         }
         let headers = std::mem::take(response.headers_mut());
         Ok(Answer { status: response.status(), headers, body, _large: large })
     }
+}
+
+/// Where there is no room for more, the old memory is zeroized before it is given back.
+fn append(body: &mut Zeroizing<Vec<u8>>, more: &[u8]) {
+    let needed = body.len() + more.len();
+    if needed > body.capacity() {
+        let mut larger = Zeroizing::new(Vec::with_capacity(needed.max(2 * body.capacity())));
+        larger.extend_from_slice(body);
+        *body = larger;
+    }
+    body.extend_from_slice(more);
 }
 
 impl From<reqwest::Error> for HttpError {
@@ -183,6 +210,52 @@ pub(super) fn check_address(address: &str, allow_insecure: bool) -> Result<Url, 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_grows_and_its_memory_can_be_wiped() {
+        let (mut body, mut want) = (Zeroizing::new(Vec::new()), Vec::new());
+        for piece in [&b"hunter2"[..], b"", &[7; 5000], b"x"] {
+            append(&mut body, piece);
+            want.extend_from_slice(piece);
+            assert_eq!(*body, want);
+        }
+        let mut answer = Answer { status: StatusCode::OK, headers: HeaderMap::new(), body, _large: None };
+        let shared = answer.take_body();
+        assert_eq!((&shared[..], answer.body.len()), (&want[..], 0));
+        // Not ours alone, and so left as it is.
+        wipe(shared.clone());
+        assert_eq!(&shared[..], &want[..]);
+        let alone = Bytes::from(want);
+        let place = alone.as_ptr();
+        let own = alone.try_into_mut().expect("nobody else holds it");
+        assert_eq!(own.as_ptr(), place, "no copy is made, so that it is the memory itself that is wiped");
+    }
+
+    #[tokio::test]
+    async fn a_redirect_is_an_answer_and_nobody_is_asked_who_it_points_to() {
+        use tokio::{
+            io::{AsyncReadExt, AsyncWriteExt},
+            net::TcpListener,
+        };
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let bind = async || TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let (store, elsewhere) = (bind().await, bind().await);
+        let address = |listener: &TcpListener| listener.local_addr().expect("it listens");
+        let (url, other) = (format!("http://{}/secret", address(&store)), address(&elsewhere));
+        let serve = async {
+            let (mut socket, _) = store.accept().await.expect("a request");
+            let _ = socket.read(&mut [0; 1024]).await.expect("its head");
+            let head = format!("HTTP/1.1 307 Moved\r\nLocation: http://{other}/\r\nContent-Length: 0\r\n\r\n");
+            socket.write_all(head.as_bytes()).await.expect("sent");
+        };
+        let http = Http::new(None).expect("a client");
+        let request = Request::get(url).body(Vec::new()).expect("a request");
+        let (answer, ()) = tokio::join!(http.send(request), serve);
+        assert_eq!(answer.expect("an answer").status, StatusCode::TEMPORARY_REDIRECT);
+        // A connection would be there by now: it is made before an answer is given back.
+        let asked = futures::FutureExt::now_or_never(elsewhere.accept());
+        assert!(asked.is_none(), "the other one was asked");
+    }
 
     #[test]
     fn an_address_has_tls_unless_the_instance_says_otherwise() {

@@ -1,5 +1,10 @@
 //! Random secret values pass through success and every failure, at the most verbose log level, and appear nowhere.
 
+mod stores;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use k8s_openapi::api::events::v1::Event;
 use serde_json::{Map, Value, json};
 
 use crate::support::canary::{Canary, random_values};
@@ -22,19 +27,68 @@ async fn no_value_appears_in_log_events_or_metrics() {
     let full = each_refusal_of_the_api_server(&scene, &good).await;
     each_request_that_is_refused(&scene, &good).await;
 
-    let canary = Canary::new(values.into_iter().chain([key]));
     let token = std::fs::read_to_string(scene.builder.node().folder().join("token")).expect("the agent's token");
-    let text = scene.agent.text();
-    assert!(text.contains("SecretSyncSuccess") && text.contains("SecretTooLarge") && text.contains("SecretConflict"));
-    canary.assert_absent("the agent's log", &text);
-    Canary::new([token.trim()]).assert_absent("the agent's log", &text);
-    canary.assert_absent("the agent's metrics", scene.agent.get("/metrics").await.text());
-    let events = serde_json::to_string(&scene.namespace.all_events().await).expect("Events are JSON");
-    assert!(events.contains("SecretInvalid"));
-    canary.assert_absent("the namespace's Events", events);
-    let events = serde_json::to_string(&full.all_events().await).expect("Events are JSON");
-    assert!(events.contains("SecretWriteFailed"));
-    canary.assert_absent("the full namespace's Events", events);
+    let canary = Canary::new(values.into_iter().chain([key, token.trim().to_owned()]));
+    let seen = surfaces(&scene, &[&scene.namespace, &full]).await;
+    assert_eq!(found(&canary, &seen), Vec::<String>::new());
+    let all: String = seen.into_iter().map(|(_, text)| text).collect();
+    for reason in ["SecretSyncSuccess", "SecretTooLarge", "SecretConflict", "SecretInvalid", "SecretWriteFailed"] {
+        assert!(all.contains(reason), "the suite went through {reason}");
+    }
+}
+
+/// What the suites here find when there is something to find.
+#[tokio::test]
+async fn a_leak_that_is_planted_is_found_where_it_is() {
+    let scene = Scene::set_with(|builder| builder.log_level("trace")).await;
+    let values = random_values(11);
+    let (agents, own) = (&values[0], &values[10]);
+    let canary = Canary::new([agents, own]);
+    assert_eq!(found(&canary, &surfaces(&scene, &[&scene.namespace]).await), Vec::<String>::new());
+
+    // Through the agent: a path is told to everybody.
+    let pod = scene.pod("leak").asks(&format!("no/such/{agents}"), "leak").create().await;
+    scene.namespace.wait_for_event(&pod, "SecretFetchFailed").await;
+    let through_the_agent = found(&canary, &surfaces(&scene, &[&scene.namespace]).await);
+    for origin in ["the agent's log", "the Events"] {
+        let told = through_the_agent.iter().any(|one| one.starts_with(origin) && one.contains("value 0"));
+        assert!(told, "{origin}: {through_the_agent:?}");
+    }
+    assert!(!through_the_agent.iter().any(|one| one.starts_with("the agent's metrics") || one.contains("value 1")));
+
+    // In an Event that is not the agent's, in other clothes.
+    let _: Event = scene
+        .namespace
+        .add(json!({
+            "metadata": {"name": "planted"}, "eventTime": "2026-01-01T00:00:00.000000Z", "type": "Warning",
+            "reason": "Planted", "action": "Plant", "reportingController": "test", "reportingInstance": "test",
+            "note": format!("the body was {}", STANDARD.encode(own)),
+            "regarding": {"kind": "Pod", "namespace": scene.namespace.name(), "name": "leak"},
+        }))
+        .await;
+    let planted = found(&canary, &surfaces(&scene, &[&scene.namespace]).await);
+    assert!(planted.iter().any(|one| one.starts_with("the Events") && one.contains("value 1 in the form base64")));
+}
+
+/// Everywhere where an agent says something: log (stdout and stderr), metrics and Events.
+async fn surfaces(scene: &Scene, namespaces: &[&TestNamespace]) -> Vec<(String, String)> {
+    let mut seen = vec![
+        ("the agent's log".to_owned(), scene.agent.text()),
+        ("the agent's metrics".to_owned(), scene.agent.get("/metrics").await.text()),
+    ];
+    for namespace in namespaces {
+        let events = serde_json::to_string(&namespace.all_events().await).expect("Events are JSON");
+        seen.push((format!("the Events of {}", namespace.name()), events));
+    }
+    seen
+}
+
+/// What stands where, by its number and form. Nothing, in a run that is in order.
+fn found(canary: &Canary, seen: &[(String, String)]) -> Vec<String> {
+    let in_one = |(origin, text): &(String, String)| {
+        canary.search(text.as_bytes()).into_iter().map(|what| format!("{origin}: {what}")).collect::<Vec<_>>()
+    };
+    seen.iter().flat_map(in_one).collect()
 }
 
 async fn success(scene: &Scene, good: &str) {

@@ -48,7 +48,7 @@ async fn send(http: &Http, request: HttpRequest) -> Result<HttpResponse, Connect
         HttpError::Timeout => ConnectorError::timeout(error.into()),
         error => ConnectorError::io(error.into()),
     })?;
-    let mut response = http::Response::new(SdkBody::from(std::mem::take(&mut *answer.body)));
+    let mut response = http::Response::new(SdkBody::from(answer.take_body()));
     *response.status_mut() = answer.status;
     *response.headers_mut() = answer.headers;
     HttpResponse::try_from(response).map_err(|error| ConnectorError::other(error.into(), None))

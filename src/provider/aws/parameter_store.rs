@@ -14,7 +14,7 @@ use std::{
 
 use async_trait::async_trait;
 use aws_config::SdkConfig;
-use aws_sdk_ssm::{Client, config::Builder, types::Parameter};
+use aws_sdk_ssm::{Client, config::Builder, primitives::DateTime, types::Parameter};
 use futures::FutureExt;
 use serde::Deserialize;
 use zeroize::Zeroizing;
@@ -121,6 +121,21 @@ struct Found {
     version: i64,
 }
 
+/// One parameter of a folder.
+struct Setting {
+    /// The last segment of its name.
+    key: String,
+    value: Zeroizing<String>,
+    modified: Option<DateTime>,
+}
+
+impl From<Parameter> for Setting {
+    fn from(parameter: Parameter) -> Self {
+        let key = parameter.name.as_deref().and_then(|name| name.rsplit('/').next()).unwrap_or_default().to_owned();
+        Self { key, value: parameter.value.unwrap_or_default().into(), modified: parameter.last_modified_date }
+    }
+}
+
 impl Asker {
     /// Asks for several names together; where the refusal may be about one of them alone, for one half and the other.
     async fn get_all(self: Arc<Self>, batch: Batch, turn: Turn) {
@@ -177,7 +192,7 @@ impl Asker {
     /// All parameters directly under a path, or none: what is missing on one page must not vanish from the Secret.
     async fn get_folder(&self, path: &str) -> Outcome {
         let folder = path.strip_suffix(ALL_UNDER).unwrap_or(path);
-        let (mut all, mut next): (Vec<Parameter>, Option<String>) = (Vec::new(), None);
+        let (mut all, mut next): (Vec<Setting>, Option<String>) = (Vec::new(), None);
         loop {
             let turn = self.pace.turn().await;
             let request = async |client: Client| {
@@ -187,9 +202,9 @@ impl Asker {
             let outcome = self.account.ask(request).await;
             self.note(turn, outcome.as_ref().err());
             let page = outcome.map_err(|failed| self.account.explain(path, READ_FOLDER, failed))?;
-            all.extend(page.parameters.unwrap_or_default());
+            all.extend(page.parameters.unwrap_or_default().into_iter().map(Setting::from));
             next = page.next_token.filter(|token| !token.is_empty());
-            let size: usize = all.iter().filter_map(|parameter| parameter.value.as_ref()).map(String::len).sum();
+            let size: usize = all.iter().map(|setting| setting.value.len()).sum();
             if size > MAX_SECRET_BYTES {
                 return Err(self.invalid(path, "what is directly under it is more than a Secret can hold"));
             }
@@ -201,18 +216,19 @@ impl Asker {
     }
 
     /// The last segments of the names as keys of a JSON object.
-    fn as_object(&self, path: &str, all: &[Parameter]) -> Outcome {
+    fn as_object(&self, path: &str, all: &[Setting]) -> Outcome {
         if all.is_empty() {
             return Err(ProviderError::NotFound { provider: self.account.name.clone(), path: path.to_owned() });
         }
-        let mut object: BTreeMap<&str, &str> = BTreeMap::new();
-        for parameter in all {
-            let name = parameter.name.as_deref().and_then(|name| name.rsplit('/').next()).unwrap_or_default();
-            object.insert(name, parameter.value.as_deref().unwrap_or_default());
-        }
-        // A map of texts is always JSON.
-        let text = serde_json::to_vec(&object).unwrap_or_default();
-        let newest = all.iter().filter_map(|parameter| parameter.last_modified_date).max();
+        let object: BTreeMap<&str, &str> =
+            all.iter().map(|setting| (setting.key.as_str(), setting.value.as_str())).collect();
+        // An escape takes at most six bytes for one. Allocated once, so that no copy stays behind.
+        let most = |(key, value): (&&str, &&str)| 6 * (key.len() + value.len()) + 6;
+        let mut text = Vec::with_capacity(2 + object.iter().map(most).sum::<usize>());
+        // A map of texts is always JSON, and writing into memory cannot fail.
+        let written = serde_json::to_writer(&mut text, &object);
+        debug_assert!(written.is_ok());
+        let newest = all.iter().filter_map(|setting| setting.modified).max();
         let version = newest.and_then(|time| jiff::Timestamp::from_second(time.secs()).ok());
         let version = version.map_or_else(String::new, |time| format!("{} parameters, newest {time}", all.len()));
         Ok(SecretPayload::new(text, version))

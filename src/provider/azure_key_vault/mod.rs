@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 use self::{credential::Credential, transport::LoginHttp};
 use super::{
     Identity, ProviderError, ProviderName, SecretProvider,
-    http::{Http, HttpError, check_address},
+    http::{Http, HttpError, check_address, wipe},
     kind::{self, BuildError, Common, Store},
 };
 use crate::{
@@ -291,8 +291,12 @@ impl SecretProvider for KeyVault {
             outcome => outcome,
         };
         let response = response.map_err(|error| self.explain(remote, &error))?;
+        let body = azure_core::Bytes::from(response.into_body());
+        let parsed = serde_json::from_slice(&body);
+        // The SDK's own copy of the answer.
+        wipe(body);
         // An error of the parser could quote the value.
-        let bundle: Bundle = serde_json::from_slice(&response.into_body()).map_err(|error| match error.is_eof() {
+        let bundle: Bundle = parsed.map_err(|error| match error.is_eof() {
             true => ProviderError::Unavailable { provider: self.name.clone(), source: "the answer ended early".into() },
             false => ProviderError::Invalid {
                 provider: self.name.clone(),

@@ -59,7 +59,6 @@ impl HttpClient for Http {
                 headers.insert(HeaderName::from(name.as_str().to_owned()), HeaderValue::from(value.to_owned()));
             }
         }
-        let body = std::mem::take(&mut *answer.body);
-        Ok(AsyncRawResponse::from_bytes(answer.status.as_u16().into(), headers, body))
+        Ok(AsyncRawResponse::from_bytes(answer.status.as_u16().into(), headers, answer.take_body()))
     }
 }

@@ -1,15 +1,19 @@
 //! Vault's HTTP API, as far as it is used. No answer is ever quoted.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
+use bytes::Bytes;
 use http::{HeaderValue, Request, StatusCode, request::Builder};
 use reqwest::Url;
 use serde::Deserialize;
-use serde_json::{json, value::RawValue};
+use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
 use super::super::http::{Answer, Http, HttpError};
 use crate::error::BoxError;
+
+/// The header of the agent's token.
+const TOKEN: &str = "X-Vault-Token";
 
 /// One server, in one namespace.
 #[derive(Debug)]
@@ -119,7 +123,8 @@ impl Api {
             }
             Kv::Two => {
                 let query = version.map_or_else(String::new, |version| format!("?version={version}"));
-                let answer = self.send(self.request("GET", token, &format!("{mount}/data/{path}{query}")), "").await?;
+                let answer =
+                    self.send(self.request("GET", token, &format!("{mount}/data/{path}{query}")), Bytes::new()).await?;
                 second(&answer)
             }
         }
@@ -141,23 +146,22 @@ impl Api {
         Ok(format!("{} (policies: {})", token.display_name, token.policies.join(", ")))
     }
 
-    /// Logs in; `proof` is what the method wants.
-    pub(super) async fn log_in(&self, mount: &str, proof: &serde_json::Value) -> Result<Granted, Failed> {
-        let body = Zeroizing::new(proof.to_string());
-        self.granted(self.request("POST", "", &format!("auth/{mount}/login")), &body).await
+    /// Logs in; `proof` has the fields that the method wants.
+    pub(super) async fn log_in(&self, mount: &str, proof: &[(&str, &str)]) -> Result<Granted, Failed> {
+        self.granted(self.request("POST", "", &format!("auth/{mount}/login")), in_json(proof)).await
     }
 
     /// Makes a token live on.
     pub(super) async fn renew(&self, token: &str) -> Result<Granted, Failed> {
-        self.granted(self.request("POST", token, "auth/token/renew-self"), &json!({}).to_string()).await
+        self.granted(self.request("POST", token, "auth/token/renew-self"), in_json(&[])).await
     }
 
     /// Ends a token, as far as that goes.
     pub(super) async fn revoke(&self, token: &str) {
-        let _ = self.send(self.request("POST", token, "auth/token/revoke-self"), "{}").await;
+        let _ = self.send(self.request("POST", token, "auth/token/revoke-self"), in_json(&[])).await;
     }
 
-    async fn granted(&self, request: Builder, body: &str) -> Result<Granted, Failed> {
+    async fn granted(&self, request: Builder, body: Bytes) -> Result<Granted, Failed> {
         #[derive(Deserialize)]
         struct Reply {
             auth: Granted,
@@ -175,7 +179,7 @@ impl Api {
     }
 
     async fn get(&self, token: &str, path: &str) -> Result<Answer, Failed> {
-        let answer = self.send(self.request("GET", token, path), "").await?;
+        let answer = self.send(self.request("GET", token, path), Bytes::new()).await?;
         match answer.status {
             StatusCode::OK => Ok(answer),
             StatusCode::NOT_FOUND if is_json(&answer.body) => Err(Failed::NotFound),
@@ -187,7 +191,11 @@ impl Api {
         let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
         request = request.header("X-Vault-Request", "true");
         if !token.is_empty() {
-            request = request.header("X-Vault-Token", token);
+            request = request.header(TOKEN, token);
+        }
+        // So that no `Debug` of a request shows it.
+        if let Some(token) = request.headers_mut().and_then(|headers| headers.get_mut(TOKEN)) {
+            token.set_sensitive(true);
         }
         match &self.namespace {
             Some(namespace) => request.header("X-Vault-Namespace", namespace),
@@ -196,8 +204,8 @@ impl Api {
     }
 
     /// An answer that is one: neither a refusal of the whole server nor of the token.
-    async fn send(&self, request: Builder, body: &str) -> Result<Answer, Failed> {
-        let request = request.body(body.to_owned()).map_err(|_| {
+    async fn send(&self, request: Builder, body: Bytes) -> Result<Answer, Failed> {
+        let request = request.body(body).map_err(|_| {
             // The path is checked; what is left is a token with a line break or the like.
             Failed::Login("the token has a character that no header can have".to_owned())
         })?;
@@ -266,10 +274,38 @@ fn is_json(body: &[u8]) -> bool {
     body.trim_ascii_start().first() == Some(&b'{')
 }
 
+/// An object of texts, in memory that is allocated once and zeroized in the end.
+fn in_json(fields: &[(&str, &str)]) -> Bytes {
+    // An escape takes at most six bytes for one; quotes, colon and comma take the rest.
+    let most = |(name, value): &(&str, &str)| 6 * (name.len() + value.len()) + 6;
+    let mut json = Zeroizing::new(Vec::with_capacity(2 + fields.iter().map(most).sum::<usize>()));
+    let object: BTreeMap<_, _> = fields.iter().copied().collect();
+    // Writing texts into memory cannot fail.
+    let written = serde_json::to_writer(&mut *json, &object);
+    debug_assert!(written.is_ok());
+    Bytes::from_owner(json)
+}
+
 /// An error of the parser could quote a value.
 fn parse<'a, T: Deserialize<'a>>(answer: &'a Answer) -> Result<T, Failed> {
     serde_json::from_slice(&answer.body).map_err(|error| match error.is_eof() || !is_json(&answer.body) {
         true => Failed::Unavailable("the answer is no JSON, or ended early".into()),
         false => Failed::Invalid("it is not what the API describes"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proof_is_an_object_of_texts_and_the_token_shows_nowhere() {
+        assert_eq!(in_json(&[("role", "jasm"), ("jwt", "a\"\u{1}")]), r#"{"jwt":"a\"\u0001","role":"jasm"}"#);
+        assert_eq!(in_json(&[]), "{}");
+        let url = Url::parse("https://vault").expect("a URL");
+        let api = Api::new(Http::new(None).expect("a client"), &url, None).expect("an API");
+        let request = api.request("GET", "hunter2", "x").body(()).expect("a request");
+        assert_eq!(request.headers()[TOKEN], "hunter2");
+        assert!(!format!("{request:?}").contains("hunter2"));
+    }
 }

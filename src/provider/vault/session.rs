@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use serde_json::json;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
@@ -233,8 +232,8 @@ impl Session {
         let proof = read(self.login.file()).await?;
         let (mount, body) = match &self.login {
             Login::TokenFile(_) => return Ok(self.of_file(proof)),
-            Login::Kubernetes { role, mount, .. } => (mount, json!({"role": role, "jwt": proof.as_str()})),
-            Login::AppRole { role_id, mount, .. } => (mount, json!({"role_id": role_id, "secret_id": proof.as_str()})),
+            Login::Kubernetes { role, mount, .. } => (mount, [("role", role.as_str()), ("jwt", &proof)]),
+            Login::AppRole { role_id, mount, .. } => (mount, [("role_id", role_id.as_str()), ("secret_id", &proof)]),
         };
         if refused.stands(&proof) {
             return Err(Failed::Login("the same proof was refused a moment ago".to_owned()));

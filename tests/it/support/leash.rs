@@ -6,10 +6,10 @@ use std::process::{Child, Command, Stdio};
 /// A shell that kills a program when this process ends: it waits on a pipe whose other end only this process holds.
 /// (`Drop` does not run on Ctrl-C or SIGKILL.)
 #[derive(Debug)]
-pub(super) struct Leash(Child);
+pub(crate) struct Leash(Child);
 
 impl Leash {
-    pub(super) fn on(pid: u32) -> Self {
+    pub(crate) fn on(pid: u32) -> Self {
         let script = r#"trap "" INT TERM HUP; read -r released || kill -KILL "$1""#;
         let shell = Command::new("sh")
             .args(["-c", script, "leash", &pid.to_string()])
@@ -21,7 +21,7 @@ impl Leash {
     }
 
     /// Ends the shell without a kill; a second call does nothing.
-    pub(super) fn release(&mut self) {
+    pub(crate) fn release(&mut self) {
         if let Some(mut pipe) = self.0.stdin.take() {
             let _ = pipe.write_all(b"released\n");
         }

@@ -34,7 +34,7 @@ pub(crate) mod connect_proxy;
 pub(crate) mod control_plane;
 pub(crate) mod front;
 pub(crate) mod http;
-mod leash;
+pub(crate) mod leash;
 pub(crate) mod node;
 pub(crate) mod own_thread;
 pub(crate) mod scene;
