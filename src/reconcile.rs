@@ -21,7 +21,7 @@ use crate::{
     limits::ByteBudget,
     mapping,
     pod::PodView,
-    policy::{AdmittedRequest, Requester},
+    policy::{AdmittedRequest, Requester, RuleName},
     policy_file::PolicyFile,
     progress::{Ask, Due, Lookup, Progress},
     provider::{Asker, Identity, Registry},
@@ -148,9 +148,9 @@ impl Context {
         .await;
         let took = started.elapsed();
         match outcome {
-            Ok(outcome) => {
+            Ok((outcome, rule)) => {
                 let tell = self.progress.done(pod, due, outcome);
-                self.reporter.served(pod, &ask, outcome, took, tell);
+                self.reporter.served(pod, &ask, &rule, outcome, took, tell);
             }
             Err(error) => {
                 let verdict = self.progress.failed(pod, due, &error);
@@ -159,11 +159,11 @@ impl Context {
         }
     }
 
-    /// The steps: request, policy, value (if it is needed), write.
-    async fn sync(&self, pod: &PodView, due: &Due, from: Place) -> Result<Outcome, SyncError> {
+    /// The steps: request, policy, value (if it is needed), write. Also tells which rule admitted it.
+    async fn sync(&self, pod: &PodView, due: &Due, from: Place) -> Result<(Outcome, RuleName), SyncError> {
         let request = due.ask.clone()?;
         let admitted = self.policy.current().admit(request, &Requester::of(pod))?;
-        tracing::debug!(namespace = %pod.namespace(), pod = pod.name(), rule = admitted.rule(), "admitted");
+        tracing::debug!(namespace = %pod.namespace(), pod = pod.name(), rule = %admitted.rule(), "admitted");
         let mut asked = Asked::by(pod.reference_time(), due.edited_at);
         // A workload that was edited since does not change what its running pods were given.
         asked.gives_way = from == Place::Workload && due.was_there && pod.is_running();
@@ -180,7 +180,8 @@ impl Context {
             return Err(error.into());
         }
         let value = self.value(pod, asked.reference, &admitted);
-        self.targets.apply(pod, asked, &admitted, urgency, value).await
+        let outcome = self.targets.apply(pod, asked, &admitted, urgency, value).await?;
+        Ok((outcome, admitted.rule().clone()))
     }
 
     /// The value, no older than the pod (or its edit): fetched, then mapped.
