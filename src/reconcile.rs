@@ -26,7 +26,7 @@ use crate::{
     progress::{Ask, Due, Lookup, Progress},
     provider::{Asker, Identity, Registry},
     report::Reporter,
-    request::{self, RequestError},
+    request,
     target::{Asked, Outcome, Targets, Urgency, Value},
     workload_annotations::{Inherited, WorkloadAnnotations},
 };
@@ -66,7 +66,10 @@ pub async fn reconcile(pod: Arc<PodView>, context: Arc<Context>) -> Result<Actio
         Some(own) => (context.read(own), Place::Pod),
         None => match context.inherited(&pod).await {
             Some(inherited) => {
-                let asks = context.read(&inherited.text).into_iter().map(|ask| on(&inherited, ask));
+                let asks = context
+                    .read(&inherited.text)
+                    .into_iter()
+                    .map(|ask| ask.map_err(|error| inherited.says_where(error)));
                 (asks.collect(), Place::Workload)
             }
             None => {
@@ -85,16 +88,6 @@ pub async fn reconcile(pod: Arc<PodView>, context: Arc<Context>) -> Result<Actio
 enum Place {
     Pod,
     Workload,
-}
-
-/// A mistake in an annotation that does not stand on the pod says where it does.
-fn on(inherited: &Inherited, ask: Ask) -> Ask {
-    ask.map_err(|error| match error {
-        RequestError::Annotation(error) => {
-            annotations::invalid(format!("(of {}) {}", inherited.workload, error.problem)).into()
-        }
-        error => error,
-    })
 }
 
 impl Context {

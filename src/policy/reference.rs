@@ -301,6 +301,36 @@ fn what_one_rule_is_said_to_cover_it_admits() {
     assert!(covered > 100, "seed {seed}: {covered} cases say little");
 }
 
+/// Pattern, path, pod, and whether it matches.
+#[test]
+fn the_examples_of_the_page_are_true_by_both() {
+    let page = include_str!("../../docs/policy.md");
+    let mut examples = 0;
+    for line in page.lines().filter(|line| line.ends_with("| yes |") || line.ends_with("| no |")) {
+        let [_, pattern, _, path, _, pod, want] = line.split('`').collect::<Vec<_>>()[..] else {
+            panic!("{line} is no example");
+        };
+        let (namespace, account) = pod.split_once('/').expect("a pod");
+        assert_matches(pattern, namespace, account, path, want == " | yes |");
+        examples += 1;
+    }
+    assert!(examples > 10, "{examples} examples were found");
+}
+
+fn assert_matches(pattern: &str, namespace: &str, account: &str, path: &str, want: bool) {
+    let all = || vec!["*".to_owned()];
+    let rule = Written { namespaces: all(), accounts: all(), providers: all(), paths: vec![pattern.to_owned()] };
+    let asked = Asked {
+        namespace: namespace.to_owned(),
+        account: account.to_owned(),
+        provider: "aws-ssm".to_owned(),
+        path: path.to_owned(),
+    };
+    let real = really_admits(&Written::policy(std::slice::from_ref(&rule)), &asked).is_some();
+    let reference = admits(&[rule], &asked, &RIGHT).is_some();
+    assert_eq!((real, reference), (want, want), "{pattern} for {path}, pod {namespace}/{account}");
+}
+
 /// What a mistake in matching would confuse, by both.
 #[test]
 fn twins_are_told_apart() {
@@ -363,16 +393,6 @@ fn twins_are_told_apart() {
         ("/*/db", "x", "/prod/*", false),
     ];
     for (pattern, namespace, path, want) in cases {
-        let all = || vec!["*".to_owned()];
-        let rule = Written { namespaces: all(), accounts: all(), providers: all(), paths: vec![pattern.to_owned()] };
-        let asked = Asked {
-            namespace: namespace.to_owned(),
-            account: "web".to_owned(),
-            provider: "aws-ssm".to_owned(),
-            path: path.to_owned(),
-        };
-        let real = really_admits(&Written::policy(std::slice::from_ref(&rule)), &asked).is_some();
-        let reference = admits(&[rule], &asked, &RIGHT).is_some();
-        assert_eq!((real, reference), (want, want), "{pattern} for {path}, namespace {namespace}");
+        assert_matches(pattern, namespace, "web", path, want);
     }
 }
