@@ -287,6 +287,13 @@ mod tests {
     }
 
     #[test]
+    fn the_shown_rule_is_whole_in_an_event_also_for_the_longest_path() {
+        let (name, path) = ("n".repeat(30), "p".repeat(request::MAX_PATH_BYTES));
+        let denied = Policy::default().admit(asking(&path), &by(&name, &name)).expect_err("denied").to_string();
+        assert!(denied.ends_with("\"]}") && denied.len() <= 1000, "{} bytes", denied.len());
+    }
+
+    #[test]
     fn the_shown_rule_admits_what_was_denied_whatever_the_names() {
         let arn = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:prod/db+x=@!-a1b2c3";
         let cases = [
