@@ -1,6 +1,6 @@
 //! Wiring: everything that runs in an agent, from start to end.
 
-use std::{fmt::Write as _, future::Future, sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use kube::Client;
@@ -10,14 +10,14 @@ use crate::{
     changes::Changes,
     clock::{ApiClock, SeenClock},
     config::Config,
-    error::{BoxError, chain},
+    error::BoxError,
     kubernetes::{self, ConnectError},
     limits::ByteBudget,
     metrics::Metrics,
     policy_file::{PolicyFile, PolicyFileError},
     probe::{self, Heartbeat, Probes},
     progress::Progress,
-    provider::{ProvidersError, Registry, Validated, read_instances},
+    provider::{ProvidersError, Registry, read_instances},
     reconcile::Context,
     report::Reporter,
     target::{Admission, TargetConfig, Targets},
@@ -73,55 +73,6 @@ impl Parts {
             Registry::new(instances, Arc::clone(&metrics), Arc::clone(&changes)).await.map_err(StartError::Instance)?;
         Ok(Self { metrics, changes, policy: Arc::new(policy), registry: Arc::new(registry) })
     }
-}
-
-/// What `jasm-agent check` found.
-#[derive(Debug)]
-pub struct Checked {
-    /// For the operator.
-    pub text: String,
-    /// Whether each instance was reached.
-    pub all_reached: bool,
-}
-
-/// Checks flags, policy and providers as a start does, and tries each instance without reading a secret.
-///
-/// # Errors
-/// [`StartError`], as the agent would end with.
-pub async fn check(config: &Config) -> Result<Checked, StartError> {
-    let parts = Parts::read(config, Arc::default()).await?;
-    let mut text = format!("the configuration is valid: policy rules: {}", parts.policy.current().len());
-    for what in parts.registry.left_out() {
-        // Writing into a text cannot fail.
-        let _ = write!(text, "; not set up: {what}");
-    }
-    let validated = parts.registry.validate().await;
-    text.push_str(&table(&validated));
-    Ok(Checked { text, all_reached: validated.iter().all(|one| one.outcome.is_ok()) })
-}
-
-/// One line for each instance, and what to do about those that were not reached.
-fn table(validated: &[Validated]) -> String {
-    if validated.is_empty() {
-        return "\nno provider is set up".to_owned();
-    }
-    let width = |of: fn(&Validated) -> usize| validated.iter().map(of).max().unwrap_or(0).max(8) + 2;
-    let (names, kinds) = (width(|one| one.name.as_str().len()), width(|one| one.kind.as_str().len()));
-    let mut text = format!("\n{:<names$}{:<kinds$}{:<11}{:<9}identity", "instance", "kind", "reachable", "latency");
-    let mut troubles = String::new();
-    for Validated { name, kind, outcome, took } in validated {
-        let (reached, identity) = match outcome {
-            Ok(identity) if identity.is_empty() => ("yes", "unknown"),
-            Ok(identity) => ("yes", identity.as_str()),
-            Err(_) => ("no", "-"),
-        };
-        let took = format!("{} ms", took.as_millis());
-        let _ = write!(text, "\n{:<names$}{:<kinds$}{reached:<11}{took:<9}{identity}", name.as_str(), kind.as_str());
-        if let Err(error) = outcome {
-            let _ = write!(troubles, "\n{name}: {}", chain(error));
-        }
-    }
-    text + &troubles
 }
 
 /// Runs until SIGTERM or SIGINT; then takes no more work, and finishes what is under way within 5 s.

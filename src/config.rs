@@ -2,10 +2,13 @@
 
 use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use tracing::Level;
 
-use crate::{names::is_dns_subdomain, telemetry::LogFormat};
+use crate::{
+    names::{is_dns_label, is_dns_subdomain},
+    telemetry::LogFormat,
+};
 
 /// Puts external secrets where pods ask for them by annotation.
 #[derive(Debug, Parser)]
@@ -13,7 +16,7 @@ use crate::{names::is_dns_subdomain, telemetry::LogFormat};
 pub struct Flags {
     #[command(subcommand)]
     command: Option<Command>,
-    /// The node whose pods are served [required]
+    /// The node whose pods are served [required, but for `check`]
     #[arg(long, env = "NODE_NAME", global = true, value_name = "NAME", hide_env_values = true)]
     node_name: Option<String>,
     /// Policy: a file, or a folder of files; absent = everything is denied
@@ -65,19 +68,73 @@ pub struct Flags {
     journald: String,
 }
 
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 enum Command {
-    /// Checks flags, policy and providers, tries each provider without reading a secret, and exits: 0, 1 where one was
-    /// not reached, 2 where the configuration cannot be used
-    Check,
+    /// Checks flags, policy and providers, and tries each provider without reading a secret; or says what the policy
+    /// answers to requests and manifests, without asking anybody
+    ///
+    /// Exit code: 0, 1 where a provider was not reached, 2 where the configuration or a manifest cannot be used, 3 where
+    /// something in a request or manifest is denied or malformed.
+    Check(Check),
+}
+
+/// What is to be checked; where nothing is named, the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct Check {
+    /// Whether the policy admits a request; can stand several times
+    #[arg(long = "request", value_name = "NAMESPACE,SERVICEACCOUNT,PROVIDER,PATH")]
+    pub requests: Vec<Question>,
+    /// Whether it admits what the pods of a manifest ask for, `-` = standard input; can stand several times
+    #[arg(short = 'f', long = "filename", value_name = "FILE")]
+    pub manifests: Vec<PathBuf>,
+    /// The namespace of objects that name none
+    #[arg(long, value_name = "NAME", default_value = "default", value_parser = namespace)]
+    pub namespace: String,
+}
+
+/// One request, as asked on the command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// The pod's.
+    pub namespace: String,
+    /// The pod's.
+    pub service_account: String,
+    /// An instance name.
+    pub provider: String,
+    /// As in the annotation.
+    pub path: String,
+}
+
+impl FromStr for Question {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut parts = text.splitn(4, ',').map(str::to_owned);
+        let (Some(name), Some(service_account), Some(provider), Some(path)) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err("four parts are needed, as in team-a,default,vault,team-a/db".to_owned());
+        };
+        if !is_dns_subdomain(&service_account) {
+            return Err(format!("{service_account:?} cannot be a service account's name"));
+        }
+        Ok(Self { namespace: namespace(&name)?, service_account, provider, path })
+    }
+}
+
+fn namespace(name: &str) -> Result<String, String> {
+    match is_dns_label(name) {
+        true => Ok(name.to_owned()),
+        false => Err(format!("{name:?} cannot be a namespace's name")),
+    }
 }
 
 /// The checked configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Only check the configuration.
-    pub check: bool,
-    /// The node whose pods are served.
+    /// Only check this.
+    pub check: Option<Check>,
+    /// The node whose pods are served; for a check it may be empty.
     pub node_name: String,
     /// A file or a folder of files.
     pub policy_file: PathBuf,
@@ -113,9 +170,13 @@ impl TryFrom<Flags> for Config {
     type Error = ConfigError;
 
     fn try_from(flags: Flags) -> Result<Self, ConfigError> {
+        let check = flags.command.map(|Command::Check(check)| check);
         Ok(Self {
-            check: flags.command.is_some(),
-            node_name: node_name(flags.node_name)?,
+            node_name: match (&check, flags.node_name) {
+                (Some(_), None) => String::new(),
+                (_, name) => node_name(name)?,
+            },
+            check,
             policy_file: flags.policy_file,
             providers_file: flags.providers_file,
             listen: value(
@@ -187,7 +248,7 @@ mod tests {
     #[test]
     fn the_defaults_are_the_documented_ones() {
         let want = Config {
-            check: false,
+            check: None,
             node_name: "node-1".into(),
             policy_file: "/etc/jasm/policy.yaml".into(),
             providers_file: "/etc/jasm/providers.yaml".into(),
@@ -204,8 +265,38 @@ mod tests {
     #[test]
     fn flags_may_stand_behind_the_subcommand() {
         let got = config(&["check", "--node-name", "node-1", "--freshness", "5m"]).expect("good");
-        assert!(got.check);
+        assert!(got.check.is_some());
         assert_eq!(got.freshness, Duration::from_secs(300));
+    }
+
+    #[test]
+    fn a_check_needs_no_node_and_takes_requests_and_manifests() {
+        let arguments =
+            ["check", "--request", "team-a,web,vault,a,b", "-f", "x.yaml", "--filename", "-", "--namespace", "team-b"];
+        let question = Question {
+            namespace: "team-a".into(),
+            service_account: "web".into(),
+            provider: "vault".into(),
+            path: "a,b".into(),
+        };
+        let want = Check {
+            requests: vec![question],
+            manifests: vec!["x.yaml".into(), "-".into()],
+            namespace: "team-b".into(),
+        };
+        assert_eq!(config(&arguments).map(|config| config.check), Ok(Some(want)));
+        for (text, want) in [
+            ("team-a,web,vault", "four parts"),
+            ("team-a,,vault,a", "service account"),
+            (",web,vault,a", "namespace's name"),
+            ("*,web,vault,a", "namespace's name"),
+            ("{namespace},web,vault,a", "namespace's name"),
+            ("team.a,web,vault,a", "namespace's name"),
+        ] {
+            let message = config(&["check", "--request", text]).expect_err(text);
+            assert!(message.contains(want), "{text}: {message}");
+        }
+        assert!(config(&["check", "--node-name", "a,b"]).is_err(), "a name that is given is checked");
     }
 
     #[test]
@@ -218,7 +309,7 @@ mod tests {
             let mut all = arguments.to_vec();
             all.extend(["--node-name", "n"]);
             let got = config(&all).expect("good");
-            assert_eq!((got.check, got.journald), want, "{arguments:?}");
+            assert_eq!((got.check.is_some(), got.journald), want, "{arguments:?}");
         }
     }
 

@@ -11,6 +11,7 @@
 //! | [`agent`] | wiring, from start to end | starts everything |
 //! | [`config`] | flags and environment, checked once | no |
 //! | [`process`] | what the process keeps to itself: memory, messages of panics | no |
+//! | [`check`] | `jasm-agent check`: the configuration, and what the policy says to requests and manifests | reads files |
 //! | [`telemetry`], [`journald`] | log lines on stderr; the same in the node's journal | logs |
 //! | [`metrics`], [`probe`] | what is counted; `/livez /readyz /healthz /metrics` | listens |
 //! | [`kubernetes`] | the client of the API server | connects |
@@ -50,6 +51,7 @@
 pub mod agent;
 pub mod annotations;
 pub mod changes;
+pub mod check;
 pub mod clock;
 pub mod config;
 #[cfg(test)]

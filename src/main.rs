@@ -8,7 +8,8 @@ use std::{
 
 use clap::Parser;
 use jasm::{
-    agent::{self, Checked},
+    agent,
+    check::{self, Checked, Verdict},
     config::{Config, Flags},
     error::chain,
     journald::Journal,
@@ -20,6 +21,8 @@ use jasm::{
 const MISUSE: u8 = 2;
 /// `check` found the configuration valid, and a store that it did not reach.
 const UNREACHED: u8 = 1;
+/// `check` was asked about something that is denied or malformed.
+const REFUSED: u8 = 3;
 
 fn main() -> ExitCode {
     // Before anything is read: flags and environment can hold credentials.
@@ -35,11 +38,15 @@ fn main() -> ExitCode {
     // Fails only where one is installed already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     runtime.block_on(async {
-        if config.check {
-            return match agent::check(&config).await {
-                Ok(Checked { text, all_reached }) => {
+        if let Some(what) = &config.check {
+            return match check::check(&config, what).await {
+                Ok(Checked { text, verdict }) => {
                     let _ = writeln!(stdout(), "{text}");
-                    if all_reached { ExitCode::SUCCESS } else { ExitCode::from(UNREACHED) }
+                    match verdict {
+                        Verdict::Good => ExitCode::SUCCESS,
+                        Verdict::Unreached => ExitCode::from(UNREACHED),
+                        Verdict::Refused => ExitCode::from(REFUSED),
+                    }
                 }
                 Err(error) => end(&error),
             };

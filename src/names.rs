@@ -13,6 +13,11 @@ fn is_label(label: &str) -> bool {
     !label.is_empty() && label.chars().all(inner) && !label.starts_with('-') && !label.ends_with('-')
 }
 
+/// A DNS-1123 label, as the names of namespaces are.
+pub(crate) fn is_dns_label(name: &str) -> bool {
+    name.len() <= 63 && is_label(name)
+}
+
 /// The longest data key of a Secret, in bytes.
 pub(crate) const MAX_DATA_KEY_BYTES: usize = 253;
 

@@ -37,10 +37,19 @@ pub enum PolicyFileError {
     Invalid(#[from] PolicyError),
 }
 
-/// What lay on disk, and its digest.
+/// What lay on disk, and the digest that the metric shows.
 struct Snapshot {
     files: Vec<(String, String)>,
     sha256: String,
+}
+
+/// Of all files together, and each one's name and length: a rule that moves from one file to the next is a change, too.
+type Fingerprint = (String, Vec<(String, usize)>);
+
+impl Snapshot {
+    fn fingerprint(&self) -> Fingerprint {
+        (self.sha256.clone(), self.files.iter().map(|(name, text)| (name.clone(), text.len())).collect())
+    }
 }
 
 /// The policy in force.
@@ -48,8 +57,8 @@ struct Snapshot {
 pub struct PolicyFile {
     path: PathBuf,
     current: RwLock<Arc<Policy>>,
-    /// The digest of what was read last, good or broken, so that each content is judged once.
-    seen: Mutex<String>,
+    /// What was read last, good or broken, so that each content is judged once; `None` where it could not be read.
+    seen: Mutex<Option<Fingerprint>>,
     metrics: Arc<Metrics>,
     changes: Arc<Changes>,
 }
@@ -69,7 +78,7 @@ impl PolicyFile {
         Ok(Self {
             path: path.to_owned(),
             current: RwLock::new(Arc::new(policy)),
-            seen: Mutex::new(snapshot.sha256),
+            seen: Mutex::new(Some(snapshot.fingerprint())),
             metrics,
             changes,
         })
@@ -90,8 +99,7 @@ impl PolicyFile {
 
     fn reload(&self) {
         let read = read(&self.path);
-        let digest = read.as_ref().map_or("unreadable", |snapshot| &snapshot.sha256);
-        if !self.is_news(digest) {
+        if !self.is_news(read.as_ref().ok().map(Snapshot::fingerprint)) {
             return;
         }
         match read.and_then(|snapshot| Ok((parse(&snapshot)?, snapshot))) {
@@ -109,11 +117,9 @@ impl PolicyFile {
         }
     }
 
-    fn is_news(&self, digest: &str) -> bool {
+    fn is_news(&self, read: Option<Fingerprint>) -> bool {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let news = *seen != digest;
-        digest.clone_into(&mut seen);
-        news
+        std::mem::replace(&mut *seen, read.clone()) != read
     }
 }
 
@@ -232,6 +238,64 @@ mod tests {
         folder.write("b.yaml", RULE);
         folder.write(".hidden", "rules: 3");
         assert_eq!(folder.load("").expect("good").current().len(), 2);
+    }
+
+    #[test]
+    fn a_rule_that_moves_to_another_file_is_a_change() {
+        let folder = Folder::new();
+        // One file that says `rules` twice is broken, and the same text in two files is not.
+        folder.write("a.yaml", &format!("{RULE}{RULE}"));
+        folder.write("b.yaml", "");
+        assert!(folder.load("").is_err());
+        folder.write("a.yaml", RULE);
+        let policy = folder.load("").expect("good");
+        folder.write("a.yaml", &format!("{RULE}{RULE}"));
+        policy.reload();
+        assert!(policy.metrics.render().contains("jasm_policy_last_reload_successful 0"));
+        folder.write("a.yaml", RULE);
+        folder.write("b.yaml", RULE);
+        policy.reload();
+        assert!(policy.metrics.render().contains("jasm_policy_last_reload_successful 1"));
+        assert_eq!(policy.current().len(), 2);
+        fs::rename(folder.0.join("b.yaml"), folder.0.join("c.yaml")).expect("renamed");
+        policy.reload();
+        assert_eq!(policy.changes.count(), 2, "rules are named after their files");
+    }
+
+    #[test]
+    fn a_policy_that_cannot_be_read_for_a_while_stays_in_force() {
+        let folder = Folder::new();
+        folder.write("policy.yaml", RULE);
+        let policy = folder.load("policy.yaml").expect("good");
+        fs::write(folder.0.join("policy.yaml"), b"\xff\xfe").expect("no text");
+        policy.reload();
+        assert_eq!(policy.current().len(), 1);
+        assert!(policy.metrics.render().contains("jasm_policy_last_reload_successful 0"));
+        folder.write("policy.yaml", RULE);
+        policy.reload();
+        assert!(policy.metrics.render().contains("jasm_policy_last_reload_successful 1"), "also the same as before");
+    }
+
+    #[test]
+    fn a_swapped_link_is_a_change() {
+        let folder = Folder::new();
+        for (data, text) in [("..1", "rules: []"), ("..2", RULE)] {
+            fs::create_dir(folder.0.join(data)).expect("a folder");
+            folder.write(&format!("{data}/policy.yaml"), text);
+        }
+        let link = |to: &str| {
+            std::os::unix::fs::symlink(to, folder.0.join("..new")).expect("a link");
+            fs::rename(folder.0.join("..new"), folder.0.join("..data")).expect("swapped");
+        };
+        link("..1");
+        std::os::unix::fs::symlink("..data/policy.yaml", folder.0.join("policy.yaml")).expect("a link");
+        let (file, all) = (folder.load("policy.yaml").expect("good"), folder.load("").expect("good"));
+        link("..2");
+        for policy in [file, all] {
+            assert!(policy.current().is_empty());
+            policy.reload();
+            assert_eq!(policy.current().len(), 1, "as the kubelet delivers a changed ConfigMap");
+        }
     }
 
     #[test]

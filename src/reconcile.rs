@@ -21,12 +21,12 @@ use crate::{
     limits::ByteBudget,
     mapping,
     pod::PodView,
-    policy::{AdmittedRequest, Requester},
+    policy::{AdmittedRequest, Requester, RuleName},
     policy_file::PolicyFile,
     progress::{Ask, Due, Lookup, Progress},
     provider::{Asker, Identity, Registry},
     report::Reporter,
-    request::{self, RequestError},
+    request,
     target::{Asked, Outcome, Targets, Urgency, Value},
     workload_annotations::{Inherited, WorkloadAnnotations},
 };
@@ -66,7 +66,10 @@ pub async fn reconcile(pod: Arc<PodView>, context: Arc<Context>) -> Result<Actio
         Some(own) => (context.read(own), Place::Pod),
         None => match context.inherited(&pod).await {
             Some(inherited) => {
-                let asks = context.read(&inherited.text).into_iter().map(|ask| on(&inherited, ask));
+                let asks = context
+                    .read(&inherited.text)
+                    .into_iter()
+                    .map(|ask| ask.map_err(|error| inherited.says_where(error)));
                 (asks.collect(), Place::Workload)
             }
             None => {
@@ -85,16 +88,6 @@ pub async fn reconcile(pod: Arc<PodView>, context: Arc<Context>) -> Result<Actio
 enum Place {
     Pod,
     Workload,
-}
-
-/// A mistake in an annotation that does not stand on the pod says where it does.
-fn on(inherited: &Inherited, ask: Ask) -> Ask {
-    ask.map_err(|error| match error {
-        RequestError::Annotation(error) => {
-            annotations::invalid(format!("(of {}) {}", inherited.workload, error.problem)).into()
-        }
-        error => error,
-    })
 }
 
 impl Context {
@@ -148,9 +141,9 @@ impl Context {
         .await;
         let took = started.elapsed();
         match outcome {
-            Ok(outcome) => {
+            Ok((outcome, rule)) => {
                 let tell = self.progress.done(pod, due, outcome);
-                self.reporter.served(pod, &ask, outcome, took, tell);
+                self.reporter.served(pod, &ask, &rule, outcome, took, tell);
             }
             Err(error) => {
                 let verdict = self.progress.failed(pod, due, &error);
@@ -159,11 +152,11 @@ impl Context {
         }
     }
 
-    /// The steps: request, policy, value (if it is needed), write.
-    async fn sync(&self, pod: &PodView, due: &Due, from: Place) -> Result<Outcome, SyncError> {
+    /// The steps: request, policy, value (if it is needed), write. Also tells which rule admitted it.
+    async fn sync(&self, pod: &PodView, due: &Due, from: Place) -> Result<(Outcome, RuleName), SyncError> {
         let request = due.ask.clone()?;
         let admitted = self.policy.current().admit(request, &Requester::of(pod))?;
-        tracing::debug!(namespace = %pod.namespace(), pod = pod.name(), rule = admitted.rule(), "admitted");
+        tracing::debug!(namespace = %pod.namespace(), pod = pod.name(), rule = %admitted.rule(), "admitted");
         let mut asked = Asked::by(pod.reference_time(), due.edited_at);
         // A workload that was edited since does not change what its running pods were given.
         asked.gives_way = from == Place::Workload && due.was_there && pod.is_running();
@@ -180,7 +173,8 @@ impl Context {
             return Err(error.into());
         }
         let value = self.value(pod, asked.reference, &admitted);
-        self.targets.apply(pod, asked, &admitted, urgency, value).await
+        let outcome = self.targets.apply(pod, asked, &admitted, urgency, value).await?;
+        Ok((outcome, admitted.rule().clone()))
     }
 
     /// The value, no older than the pod (or its edit): fetched, then mapped.

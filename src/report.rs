@@ -18,6 +18,7 @@ use crate::{
     error::{BoxError, Reason, Retry, SyncError, chain},
     metrics::Metrics,
     pod::PodView,
+    policy::RuleName,
     progress::{Ask, Verdict},
     target::Outcome,
 };
@@ -58,8 +59,8 @@ impl Reporter {
         (Self { metrics, queue: sender }, events)
     }
 
-    /// A request was served. `tell`: whether the pod's owner is to see it.
-    pub fn served(&self, pod: &PodView, ask: &Ask, outcome: Outcome, took: Duration, tell: bool) {
+    /// A request that `rule` admitted was served. `tell`: whether the pod's owner is to see it.
+    pub fn served(&self, pod: &PodView, ask: &Ask, rule: &RuleName, outcome: Outcome, took: Duration, tell: bool) {
         let fields = Fields::of(ask);
         self.metrics.sync(fields.provider, outcome.as_str(), Reason::SecretSyncSuccess, took.as_secs_f64());
         tracing::info!(
@@ -71,6 +72,8 @@ impl Reporter {
             secret = fields.secret,
             provider = fields.provider,
             path = fields.path,
+            rule = rule.number(),
+            policy_file = rule.file(),
             "sync"
         );
         let said = match outcome {

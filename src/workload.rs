@@ -61,7 +61,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    fn of(group: &str, kind: &str) -> Option<Self> {
+    pub(crate) fn of(group: &str, kind: &str) -> Option<Self> {
         Some(match (group, kind) {
             ("apps", "Deployment") => Self::Deployment,
             ("apps", "ReplicaSet") => Self::ReplicaSet,
@@ -101,7 +101,7 @@ impl Workload {
         }
     }
 
-    fn long_lived(group: &str, kind: &str, name: &str) -> Self {
+    pub(crate) fn long_lived(group: &str, kind: &str, name: &str) -> Self {
         Self::LongLived { group: group.to_owned(), kind: kind.to_owned(), name: name.to_owned() }
     }
 

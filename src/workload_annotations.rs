@@ -16,9 +16,10 @@ use kube::Client;
 use tokio::time::Instant;
 
 use crate::{
-    annotations::MAX_ANNOTATION_BYTES,
+    annotations::{MAX_ANNOTATION_BYTES, invalid},
     names::is_dns_subdomain,
     pod::{PodNamespace, PodView, SYNC_ANNOTATION},
+    request::RequestError,
     workload::{Kind, Workload, controller, metadata_of, tops},
 };
 
@@ -34,6 +35,16 @@ pub struct Inherited {
     pub text: Arc<str>,
     /// Whose it is.
     pub workload: Workload,
+}
+
+impl Inherited {
+    /// A mistake in an annotation that does not stand on the pod says where it does.
+    pub fn says_where(&self, error: RequestError) -> RequestError {
+        match error {
+            RequestError::Annotation(error) => invalid(format!("(of {}) {}", self.workload, error.problem)).into(),
+            error => error,
+        }
+    }
 }
 
 /// The workload could not be read.

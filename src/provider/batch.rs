@@ -24,7 +24,7 @@ use crate::secret_value::SecretPayload;
 /// How long the first one waits for others.
 const WINDOW: Duration = Duration::from_millis(5);
 /// How long it waits for what is under way: longer than a call takes that does not hang.
-const LONGEST: Duration = Duration::from_millis(250);
+const LONGEST: Duration = Duration::from_secs(1);
 
 /// What became of one name.
 pub(super) type Outcome = Result<SecretPayload, ProviderError>;

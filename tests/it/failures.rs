@@ -188,6 +188,34 @@ async fn a_denied_pod_gets_its_secret_within_five_seconds_of_the_rule() {
     assert_ne!(scene.policy_digest().await, before, "jasm_policy_info shows which policy is in force");
 }
 
+/// Nothing in the text, and no request to anybody, tells what the store has.
+#[tokio::test]
+async fn a_denial_is_the_same_whether_or_not_the_secret_exists() {
+    let scene = Scene::set_with(|builder| builder.policy("rules: []")).await;
+    let there = scene.store.seed("config", r#"{"A":"1"}"#).await;
+    let absent = format!("{there}-x");
+    let mut notes = Vec::new();
+    for (name, path) in [("one", &there), ("two", &absent)] {
+        let pod = scene.pod(name).asks(path, name).create().await;
+        notes.push(warning(&scene, &pod, "PolicyDenied").await.replace(path.as_str(), "PATH"));
+    }
+    assert_eq!(notes[0], notes[1]);
+    assert_eq!((scene.store.total_calls(), scene.calls().await), (0, calls([])));
+}
+
+#[tokio::test]
+async fn each_sync_is_logged_with_the_rule_that_admitted_it() {
+    let rules = |accounts: &str| {
+        format!("- {{namespaces: ['*'], serviceAccounts: [{accounts}], providers: ['*'], paths: ['**']}}\n")
+    };
+    let scene = Scene::set_with(|builder| builder.policy(&format!("rules:\n{}{}", rules("x"), rules("default")))).await;
+    let path = scene.store.seed("config", r#"{"A":"1"}"#).await;
+    scene.pod("web").asks(&path, "app").create().await;
+    let line = scene.wait_for_log("the sync", |line| line["outcome"] == "created").await;
+    assert_eq!((&line["level"], &line["rule"]), (&json!("INFO"), &json!(2)), "{line}");
+    assert!(line.get("policy_file").is_none(), "a file that is alone is not named: {line}");
+}
+
 #[tokio::test]
 async fn a_rule_for_one_service_account_admits_no_other() {
     let rule = r#"rules: [{namespaces: ["*"], serviceAccounts: [web], providers: ["*"], paths: ["**"]}]"#;
@@ -209,7 +237,8 @@ async fn a_broken_policy_never_opens_up_and_keeps_the_last_good_one() {
     scene.builder.write_policy("rules: [{namespaces: ['*']}]");
     scene
         .wait_for_log("the broken policy in the log", |line| {
-            line["level"] == "ERROR" && line["error"].as_str().is_some_and(|text| text.contains("policy.yaml"))
+            let place = |text: &str| text.contains("policy.yaml") && text.contains("line 1 column");
+            line["level"] == "ERROR" && line["error"].as_str().is_some_and(place)
         })
         .await;
     let metrics = scene.agent.get("/metrics").await.text();

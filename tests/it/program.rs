@@ -2,26 +2,24 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
 use crate::support::agent::{AgentBuilder, program};
-use crate::support::scene::{ALLOW_ALL, Scene};
+use crate::support::scene::Scene;
 use crate::support::store::Store;
 use crate::support::surroundings::Surroundings;
-use crate::support::unique;
 
-struct Ended {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 /// Runs the program to its end with nothing but this environment.
-fn run(arguments: &[&str], env: &[(&str, &str)]) -> Ended {
+pub(crate) fn run(arguments: &[&str], env: &[(&str, &str)]) -> Ended {
     let mut command = Command::new(program());
     let output = command.args(arguments).env_clear().envs(env.iter().copied()).output().expect("the program starts");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -48,91 +46,6 @@ fn a_wrong_flag_ends_with_2_and_names_flag_variable_and_what_is_allowed() {
             assert!(ended.stderr.contains(want), "{arguments:?} {env:?}: {:?} lacks {want:?}", ended.stderr);
         }
     }
-}
-
-/// A folder with files for `check`; it goes when this is dropped.
-struct Files(PathBuf);
-
-impl Files {
-    fn new() -> Self {
-        let folder = std::env::temp_dir().join(unique("jasm-check"));
-        std::fs::create_dir(&folder).expect("a folder");
-        Self(folder)
-    }
-
-    fn write(&self, name: &str, text: &str) -> String {
-        std::fs::write(self.0.join(name), text).expect("a file");
-        self.0.join(name).display().to_string()
-    }
-
-    fn check(&self, policy: &str, providers: &str, env: &[(&str, &str)]) -> Ended {
-        run(&["check", "--node-name", "n", "--policy-file", policy, "--providers-file", providers], env)
-    }
-}
-
-impl Drop for Files {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-#[test]
-fn check_says_what_cannot_be_used() {
-    let files = Files::new();
-    let policy = files.write("policy.yaml", ALLOW_ALL);
-    let broken = files.write("broken.yaml", "rules: 3");
-    let good = files.write("good.yaml", "providers: [{name: aws-eu, kind: aws-secretsmanager, region: eu-west-1}]");
-    let with = |name: &str, fields: &str| files.write(name, &format!("providers:\n- name: aws-eu\n  {fields}"));
-    let no_region = with("no-region.yaml", "kind: aws-secretsmanager");
-    let http = with("http.yaml", "kind: aws-ssm\n  region: eu-west-1\n  endpoint: http://ssm");
-    let unknown = with("unknown.yaml", "kind: aws-ssm\n  regoin: eu-west-1");
-    let vault = with("vault.yaml", "kind: vault\n  address: http://vault:8200\n  auth: {tokenFile: /nowhere}");
-    let cases = [
-        ("broken policy", [&broken, &good], "JASM_POLICY_FILE) cannot be used: "),
-        ("broken providers", [&policy, &broken], "JASM_PROVIDERS_FILE"),
-        ("no region", [&policy, &no_region], "instance aws-eu: no region"),
-        ("no TLS", [&policy, &http], "instance aws-eu: endpoint \"http://ssm\" has no TLS"),
-        ("no TLS to Vault", [&policy, &vault], "`allowInsecure: true`"),
-        ("unknown field", [&policy, &unknown], "instance aws-eu (line 4): unknown field `regoin`"),
-        ("near miss", [&policy, &unknown], "did you mean `region`?"),
-    ];
-    for (case, [policy, providers], want) in cases {
-        let bad = files.check(policy, providers, &[]);
-        assert_eq!(bad.code, Some(2), "case: {case}: {}", bad.stderr);
-        assert!(bad.stderr.contains(want), "case: {case}: {:?}", bad.stderr);
-    }
-    let insecure = [("AWS_REGION", "eu-west-1"), ("AWS_ENDPOINT_URL", "http://aws")];
-    let bad = files.check(&policy, "/nowhere", &insecure);
-    assert_eq!(bad.code, Some(2), "no TLS by the environment");
-    assert!(bad.stderr.contains("AWS_ENDPOINT_URL \"http://aws\" has no TLS"), "{}", bad.stderr);
-}
-
-#[tokio::test]
-async fn check_tries_each_instance_and_reads_no_secret() {
-    let surroundings = Surroundings::get().await;
-    let store = Store::start(surroundings).await;
-    let files = Files::new();
-    let policy = files.write("policy.yaml", ALLOW_ALL);
-    let good = "- {name: eu, kind: aws-secretsmanager, region: us-east-1, allowInsecure: true}";
-    let down = "- {name: down, kind: vault, address: 'https://127.0.0.1:9', auth: {tokenFile: /nowhere}}";
-    let (url, key) = (store.url(), "made-up");
-    let env = [("AWS_ENDPOINT_URL", url), ("AWS_ACCESS_KEY_ID", key), ("AWS_SECRET_ACCESS_KEY", key)];
-    let tried = files.check(&policy, &files.write("one.yaml", &format!("providers:\n{good}")), &env);
-    assert_eq!(tried.code, Some(0), "{}", tried.stderr);
-    let line = |text: &str, name: &str| text.lines().find(|line| line.starts_with(name)).unwrap_or_default().to_owned();
-    let eu = line(&tried.stdout, "eu ");
-    for want in ["aws-secretsmanager", "yes", " ms", "arn:aws:"] {
-        assert!(eu.contains(want), "{want} is not in {}", tried.stdout);
-    }
-    let tried = files.check(&policy, &files.write("two.yaml", &format!("providers:\n{good}\n{down}")), &env);
-    assert_eq!(tried.code, Some(1), "{}", tried.stdout);
-    assert!(line(&tried.stdout, "eu ").contains("yes"), "one that is down is no other's trouble: {}", tried.stdout);
-    assert!(line(&tried.stdout, "down ").contains("no"), "{}", tried.stdout);
-    assert!(line(&tried.stdout, "down: ").contains("/nowhere holds a token"), "what to do: {}", tried.stdout);
-    assert_eq!(store.total_calls(), 0, "no secret was read");
-    let none = files.check(&policy, "/nowhere", &[]);
-    assert_eq!(none.code, Some(0));
-    assert!(none.stdout.contains("not set up: aws-secretsmanager (no region"), "{}", none.stdout);
 }
 
 #[test]

@@ -2,10 +2,16 @@
 //!
 //! [`Policy::admit`] is the only way to an [`AdmittedRequest`], and the steps after it take nothing else.
 
-use std::fmt;
+mod pattern;
+#[cfg(test)]
+mod reference;
+mod review;
+
+use std::{fmt, sync::Arc};
 
 use serde::Deserialize;
 
+use self::pattern::{NamePattern, PathPattern};
 use crate::{
     annotations::quoted,
     pod::{PodNamespace, PodView},
@@ -15,7 +21,34 @@ use crate::{
 /// The operator's rules. No rule that matches = denied.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Policy {
-    rules: Vec<Rule>,
+    rules: Vec<(RuleName, Rule)>,
+}
+
+/// Which rule it is: its number in its file, from 1, and the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleName {
+    number: usize,
+    file: Arc<str>,
+    one_of_several: bool,
+}
+
+impl RuleName {
+    /// Its number in its file, from 1.
+    pub fn number(&self) -> usize {
+        self.number
+    }
+
+    /// The file, where the policy has several.
+    pub fn file(&self) -> Option<&str> {
+        self.one_of_several.then_some(&*self.file)
+    }
+}
+
+impl fmt::Display for RuleName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "rule {}", self.number)?;
+        self.file().map_or(Ok(()), |file| write!(f, " of {file}"))
+    }
 }
 
 /// One rule of the file; every field must match.
@@ -36,31 +69,8 @@ struct Rule {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RulesFile {
-    #[serde(default)]
-    rules: Vec<Rule>,
-}
-
-/// An exact name, or a prefix followed by `*`.
-#[derive(Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-struct NamePattern {
-    prefix: String,
-    open: bool,
-}
-
-/// A path pattern, cut at `/`.
-#[derive(Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-struct PathPattern(Vec<Segment>);
-
-#[derive(Debug, PartialEq, Eq)]
-enum Segment {
-    /// `**`: any number of segments, none included.
-    AnyNumber,
-    /// `*`: exactly one segment.
-    AnyOne,
-    /// A text in which `{namespace}` and `{serviceAccount}` are filled in.
-    Text(String),
+    /// Absent, or without a value: none.
+    rules: Option<Vec<Rule>>,
 }
 
 /// The pod on whose behalf a secret is asked for.
@@ -83,7 +93,7 @@ impl Requester {
 #[derive(Debug)]
 pub struct AdmittedRequest {
     request: SecretRequest,
-    rule: usize,
+    rule: RuleName,
 }
 
 impl AdmittedRequest {
@@ -92,9 +102,9 @@ impl AdmittedRequest {
         &self.request
     }
 
-    /// The number of the rule that admitted it, counted from 1 over all files in their order.
-    pub fn rule(&self) -> usize {
-        self.rule
+    /// The rule that admitted it: the first that does, over all files in their order.
+    pub fn rule(&self) -> &RuleName {
+        &self.rule
     }
 }
 
@@ -119,14 +129,19 @@ impl Policy {
     /// # Errors
     /// The name of the first file that is not a policy, with line and column.
     pub fn parse<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, PolicyError> {
+        let files: Vec<(&str, &str)> = files.into_iter().collect();
+        let one_of_several = files.len() > 1;
         let mut rules = Vec::new();
-        for (file, text) in files {
-            if text.trim().is_empty() {
-                continue;
-            }
-            let parsed: RulesFile =
-                serde_yaml::from_str(text).map_err(|source| PolicyError { file: file.to_owned(), source })?;
-            rules.extend(parsed.rules);
+        for (path, text) in files {
+            let parsed: Option<RulesFile> =
+                serde_yaml::from_str(text).map_err(|source| PolicyError { file: path.to_owned(), source })?;
+            let file: Arc<str> = path.rsplit('/').next().unwrap_or(path).into();
+            let named = parsed.and_then(|file| file.rules).unwrap_or_default().into_iter().enumerate();
+            rules.extend(
+                named.map(|(index, rule)| {
+                    (RuleName { number: index + 1, file: Arc::clone(&file), one_of_several }, rule)
+                }),
+            );
         }
         Ok(Self { rules })
     }
@@ -146,8 +161,8 @@ impl Policy {
     /// # Errors
     /// [`Denied`], with the rule that an operator would have to add.
     pub fn admit(&self, request: SecretRequest, requester: &Requester) -> Result<AdmittedRequest, Denied> {
-        match self.rules.iter().position(|rule| rule.matches(&request, requester)) {
-            Some(index) => Ok(AdmittedRequest { request, rule: index + 1 }),
+        match self.rules.iter().find(|(_, rule)| rule.matches(&request, requester)) {
+            Some((name, _)) => Ok(AdmittedRequest { request, rule: name.clone() }),
             None => Err(Denied {
                 namespace: requester.namespace.clone(),
                 service_account: requester.service_account.clone(),
@@ -173,104 +188,6 @@ impl Rule {
             && any(&self.service_accounts, &requester.service_account)
             && any(&self.providers, request.remote.provider.as_str())
             && self.paths.iter().any(|pattern| pattern.matches(&request.remote.path, requester))
-    }
-}
-
-impl NamePattern {
-    fn matches(&self, name: &str) -> bool {
-        if self.open { name.starts_with(&self.prefix) } else { name == self.prefix }
-    }
-}
-
-impl TryFrom<String> for NamePattern {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let open = text.ends_with('*');
-        let prefix = text.strip_suffix('*').unwrap_or(&text);
-        if prefix.contains('*') || text.is_empty() {
-            return Err(format!("{} is not a name pattern: write an exact name, or a trailing `*`", quoted(&text)));
-        }
-        Ok(Self { prefix: prefix.to_owned(), open })
-    }
-}
-
-impl PathPattern {
-    fn matches(&self, path: &str, requester: &Requester) -> bool {
-        let segments: Vec<&str> = path.split('/').collect();
-        matches_from(&self.0, &segments, requester)
-    }
-}
-
-/// Matches whole segments, so that `prod/team-a` never covers `prod/team-ab`. `**` tries each length once per place:
-/// at most patterns x segments steps, since only the latest `**` is ever tried again.
-fn matches_from(patterns: &[Segment], segments: &[&str], requester: &Requester) -> bool {
-    let (mut p, mut s) = (0, 0);
-    let mut retry: Option<(usize, usize)> = None;
-    while s < segments.len() {
-        match patterns.get(p) {
-            Some(Segment::AnyNumber) => {
-                retry = Some((p + 1, s));
-                p += 1;
-            }
-            Some(pattern) if pattern.matches_one(segments[s], requester) => {
-                p += 1;
-                s += 1;
-            }
-            _ => match retry {
-                Some((after, from)) => {
-                    retry = Some((after, from + 1));
-                    p = after;
-                    s = from + 1;
-                }
-                None => return false,
-            },
-        }
-    }
-    patterns[p..].iter().all(|pattern| *pattern == Segment::AnyNumber)
-}
-
-impl Segment {
-    fn matches_one(&self, segment: &str, requester: &Requester) -> bool {
-        match self {
-            Self::AnyNumber | Self::AnyOne => true,
-            Self::Text(text) => {
-                text.replace("{namespace}", requester.namespace.as_str())
-                    .replace("{serviceAccount}", &requester.service_account)
-                    == segment
-            }
-        }
-    }
-}
-
-impl TryFrom<String> for PathPattern {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        if text.is_empty() {
-            return Err("an empty path pattern matches nothing: write `**` for every path".to_owned());
-        }
-        text.split('/').map(parse_segment).collect::<Result<_, _>>().map(Self)
-    }
-}
-
-fn parse_segment(text: &str) -> Result<Segment, String> {
-    match text {
-        "**" => Ok(Segment::AnyNumber),
-        "*" => Ok(Segment::AnyOne),
-        _ if text.contains('*') => {
-            Err(format!("`*` must be a whole segment of a path pattern, not a part of {}", quoted(text)))
-        }
-        _ => {
-            let rest = text.replace("{namespace}", "").replace("{serviceAccount}", "");
-            if rest.contains(['{', '}']) {
-                return Err(format!(
-                    "{} has an unknown placeholder: known are {{namespace}} and {{serviceAccount}}",
-                    quoted(text)
-                ));
-            }
-            Ok(Segment::Text(text.to_owned()))
-        }
     }
 }
 
@@ -370,40 +287,61 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_file_is_refused_whole_with_its_place() {
+    fn the_shown_rule_is_whole_in_an_event_also_for_the_longest_path() {
+        let (name, path) = ("n".repeat(30), "p".repeat(request::MAX_PATH_BYTES));
+        let denied = Policy::default().admit(asking(&path), &by(&name, &name)).expect_err("denied").to_string();
+        assert!(denied.ends_with("\"]}") && denied.len() <= 1000, "{} bytes", denied.len());
+    }
+
+    #[test]
+    fn the_shown_rule_admits_what_was_denied_whatever_the_names() {
+        let arn = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:prod/db+x=@!-a1b2c3";
         let cases = [
-            (
-                "star inside a segment",
-                "rules:\n- {namespaces: [a], serviceAccounts: [a], providers: [a], paths: ['/a*']}",
-                "whole segment",
-            ),
-            (
-                "unknown field",
-                "rules:\n- {namespace: [a], serviceAccounts: [a], providers: [a], paths: [a]}",
-                "unknown field `namespace`",
-            ),
-            (
-                "missing field",
-                "rules:\n- {namespaces: [a], serviceAccounts: [a], providers: [a]}",
-                "missing field `paths`",
-            ),
-            (
-                "placeholder",
-                "rules:\n- {namespaces: [a], serviceAccounts: [a], providers: [a], paths: ['{pod}']}",
-                "unknown placeholder",
-            ),
-            (
-                "star in front",
-                "rules:\n- {namespaces: ['*a'], serviceAccounts: [a], providers: [a], paths: [a]}",
-                "name pattern",
-            ),
-            ("not YAML", "rules: [", "line 2"),
+            ("123", "456", "/prod/db"),
+            ("true", "null", "a"),
+            ("1e3", "0x1f", "-a"),
+            ("no", "y", "!a"),
+            ("on", "a.b.c", "@a"),
+            ("2026-01-01", "1.5", "=+.@!-"),
+            ("a", "b", arn),
         ];
-        for (case, text, want) in cases {
-            let error = Policy::parse([("p.yaml", text)]).expect_err(case);
-            let shown = format!("{error}: {}", error.source);
-            assert!(shown.contains("p.yaml") && shown.contains(want), "case: {case}: {shown}");
+        for (namespace, account, path) in cases {
+            let denied = Policy::default().admit(asking(path), &by(namespace, account)).expect_err("denied");
+            let text = denied.to_string();
+            let (_, rule) = text.split_once("policy.yaml: ").expect("a rule");
+            let policy = Policy::parse([("shown", format!("rules:\n{rule}").as_str())]);
+            let policy = policy.unwrap_or_else(|error| panic!("{rule}: {}", error.source));
+            assert!(policy.admit(asking(path), &by(namespace, account)).is_ok(), "{rule}");
+            assert!(policy.admit(asking("/other"), &by(namespace, account)).is_err(), "{rule}");
         }
+    }
+
+    #[test]
+    fn a_broken_file_is_refused_whole_with_its_place() {
+        let good = "- {namespaces: [a], serviceAccounts: [a], providers: [a], paths: [a]}";
+        let cases = [
+            ("star inside a segment", "paths: ['/a*']", "whole segment", "line 3 column"),
+            ("an empty path", "paths: ['']", "empty path pattern", "line 3 column"),
+            ("placeholder", "paths: ['{pod}']", "unknown placeholder", "line 3 column"),
+            ("star in front", "namespaces: ['*a']", "name pattern", "line 3 column"),
+            ("two stars", "providers: ['a**']", "name pattern", "line 3 column"),
+            ("an empty name", "serviceAccounts: ['']", "name pattern", "line 3 column"),
+            ("unknown field", "namespace: [a]", "unknown field `namespace`", "line 3 column"),
+            ("a text for a list", "paths: a", "expected a sequence", "line 3 column"),
+            ("missing fields", "x-y", "", "line 3 column"),
+            ("not YAML", "paths: [", "", "line 4 column"),
+        ];
+        for (case, field, want, place) in cases {
+            let text = format!("rules:\n{good}\n- {field}\n");
+            let error = Policy::parse([("good.yaml", ""), ("p.yaml", text.as_str())]).expect_err(case);
+            let shown = format!("{error}: {}", error.source);
+            for want in ["p.yaml is not a policy", want, place] {
+                assert!(shown.contains(want), "case: {case}: {shown} lacks {want}");
+            }
+        }
+        let missing = "rules:\n- {namespaces: [a], serviceAccounts: [a], providers: [a]}";
+        let error = Policy::parse([("p.yaml", missing)]).expect_err("a field is missing");
+        assert!(error.source.to_string().contains("missing field `paths` at line 2 column 3"), "{}", error.source);
     }
 
     #[test]
@@ -414,6 +352,16 @@ mod tests {
         let (first, second) = (rule("team-b"), rule("team-a"));
         let policy = Policy::parse([("1", first.as_str()), ("empty", "  \n"), ("2", second.as_str())]).expect("policy");
         let admitted = policy.admit(asking("/a"), &by("team-a", "web")).expect("admitted");
-        assert_eq!((policy.len(), admitted.rule()), (2, 2));
+        assert_eq!((policy.len(), admitted.rule().to_string()), (2, "rule 1 of 2".to_owned()));
+        let policy = Policy::parse([("/p/policy.yaml", format!("{first}\n").as_str())]).expect("a policy");
+        let admitted = policy.admit(asking("/a"), &by("team-b", "web")).expect("admitted");
+        assert_eq!((admitted.rule().number(), admitted.rule().file()), (1, None), "a file that is alone is not named");
+    }
+
+    #[test]
+    fn a_file_without_rules_denies_all() {
+        for text in ["", " \n", "# rules:\n", "rules:\n", "rules:\n# - {}\n", "rules: []", "{}", "---\n"] {
+            assert_eq!(Policy::parse([("p.yaml", text)]).map(|policy| policy.len()).ok(), Some(0), "{text:?}");
+        }
     }
 }
