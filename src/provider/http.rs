@@ -44,7 +44,6 @@ pub(super) struct Answer {
     _large: Option<OwnedSemaphorePermit>,
 }
 
-#[cfg(feature = "vault")]
 impl Answer {
     /// How long the server wants to be left alone: `Retry-After` in seconds.
     #[cfg(feature = "vault")]
