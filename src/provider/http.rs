@@ -6,7 +6,6 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode};
 use reqwest::{Client, ClientBuilder, Url, redirect};
 use rustls::{ClientConfig, RootCertStore};
@@ -54,14 +53,14 @@ impl Answer {
 
     /// The body for an SDK: as soon as it has dropped the last of it, the memory is zeroized.
     #[cfg(any(test, feature = "aws", feature = "azure"))]
-    pub(super) fn take_body(&mut self) -> Bytes {
-        Bytes::from_owner(std::mem::take(&mut self.body))
+    pub(super) fn take_body(&mut self) -> bytes::Bytes {
+        bytes::Bytes::from_owner(std::mem::take(&mut self.body))
     }
 }
 
 /// Zeroizes bytes that nobody else holds; what others hold stays as it is.
 #[cfg(any(test, feature = "azure"))]
-pub(super) fn wipe(bytes: Bytes) {
+pub(super) fn wipe(bytes: bytes::Bytes) {
     if let Ok(mut own) = bytes.try_into_mut() {
         zeroize::Zeroize::zeroize(own.as_mut());
     }
@@ -225,7 +224,7 @@ mod tests {
         // Not ours alone, and so left as it is.
         wipe(shared.clone());
         assert_eq!(&shared[..], &want[..]);
-        let alone = Bytes::from(want);
+        let alone = bytes::Bytes::from(want);
         let place = alone.as_ptr();
         let own = alone.try_into_mut().expect("nobody else holds it");
         assert_eq!(own.as_ptr(), place, "no copy is made, so that it is the memory itself that is wiped");
