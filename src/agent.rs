@@ -11,7 +11,7 @@ use crate::{
     clock::{ApiClock, SeenClock},
     config::Config,
     error::BoxError,
-    kubernetes::{self, ConnectError},
+    kubernetes::{self, ConnectError, TooOld},
     limits::ByteBudget,
     metrics::Metrics,
     policy_file::{PolicyFile, PolicyFileError},
@@ -46,6 +46,9 @@ pub enum StartError {
     /// No way to the API server.
     #[error(transparent)]
     Kubernetes(#[from] ConnectError),
+    /// The API server lacks what the agent stands on.
+    #[error(transparent)]
+    TooOld(#[from] TooOld),
     /// The address of the probes cannot be used.
     #[error("--listen (JASM_LISTEN) {address} cannot be used: choose a free address of this machine")]
     Listen {
@@ -96,10 +99,11 @@ pub async fn run(config: Config, metrics: Arc<Metrics>) -> Result<(), StartError
     tracing::info!(node = config.node_name, version = env!("CARGO_PKG_VERSION"), "the agent starts");
 
     let stop = stop_signal().boxed().shared();
-    let work = watch::run(client, &config.node_name, context, stop.clone());
+    let work = watch::run(client.clone(), &config.node_name, context, stop.clone());
     // In one task, so that a panic in any of them ends the program, and the kubelet starts it again.
     tokio::select! {
         () = work => {}
+        found = kubernetes::too_old(&client) => return Err(found.into()),
         () = give_up_after(stop) => tracing::warn!("ending with work under way: it took more than {FINISH:?}"),
         _ = futures::future::join4(admission.watch(), parts.policy.watch(), heartbeat.beat(), parts.registry.keep_ready()) => {}
     }

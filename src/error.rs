@@ -263,6 +263,8 @@ mod tests {
             TargetError::NewerRelease { target: target() },
             TargetError::Immutable { target: target() },
             TargetError::TypeDiffers { target: target() },
+            TargetError::NamespaceClosed { target: target(), said: "this namespace is protected".to_owned() },
+            TargetError::Decorated { target: target(), kinds: "labels".to_owned() },
             TargetError::Rbac { verb: "update".into(), resource: "secrets".into() },
             TargetError::Unauthenticated,
             TargetError::OwnPolicy { target: target(), policy: "p".into(), said: "jasm:x".into() },

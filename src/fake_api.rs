@@ -56,6 +56,8 @@ pub(crate) async fn secrets(request: Request<Body>) -> Reply {
         ("shape", "jasm:shape")
     } else if annotations["jasm.codnod.io/node"] == "jasm-no-such-node" {
         ("node", "jasm:node")
+    } else if annotations["jasm.codnod.io/source"] == "v1:check:marker" {
+        ("marker", "jasm:marker")
     } else {
         ("namespaces", "jasm:namespace")
     };

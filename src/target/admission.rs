@@ -1,6 +1,6 @@
 //! Whether the shipped admission policies are in force. Without them the agent writes nothing.
 //!
-//! Four dry-run writes, each of which exactly one policy must refuse, by name. They go to the agent's own namespace and
+//! Five dry-run writes, each of which exactly one policy must refuse, by name. They go to the agent's own namespace and
 //! are sent with `dryRun=All`, so that they change nothing even where the policies are gone.
 
 use std::{
@@ -33,10 +33,13 @@ pub(super) const OWNERSHIP: &str = "jasm-agent-ownership";
 const SHAPE: &str = "jasm-agent-shape";
 const NODES: &str = "jasm-agent-node";
 const NAMESPACES: &str = "jasm-agent-namespaces";
+const MARKER: &str = "jasm-agent-marker";
 
 /// The one name that the policies let pass in the agent's own namespace, in dry runs.
 const CHECK: &str = "jasm-admission-check";
 const CHECK_ELSEWHERE: &str = "jasm-admission-check-namespaces";
+/// The source by which the marker policy takes the agent for anybody else.
+const CHECK_AS_ANYBODY: &str = "v1:check:marker";
 const NO_SUCH_NODE: &str = "jasm-no-such-node";
 
 /// Between checks while all is well.
@@ -204,6 +207,7 @@ impl Admission {
             (SHAPE, valid(CHECK).label("jasm.codnod.io/check", "shape")),
             (NODES, valid(CHECK).annotate(NODE, NO_SUCH_NODE)),
             (NAMESPACES, valid(CHECK_ELSEWHERE)),
+            (MARKER, valid(CHECK).annotate(SOURCE, CHECK_AS_ANYBODY)),
         ];
         let verdicts = join_all(checks.into_iter().map(|(policy, body)| self.verdict(policy, body))).await;
         let first = |wanted: fn(&State) -> bool| verdicts.iter().find(|state| wanted(state));

@@ -61,6 +61,17 @@ pub enum TargetError {
         /// Namespace and name.
         target: String,
     },
+    /// Others have put something on a Secret of ours, which a write would take away.
+    #[error(
+        "Secret {target} carries {kinds} of others, which a write would take away, so it stays as it is: remove them, or \
+         delete that Secret, and JASM writes it anew"
+    )]
+    Decorated {
+        /// Namespace and name.
+        target: String,
+        /// Of which kinds.
+        kinds: String,
+    },
     /// RBAC.
     #[error(
         "the agent may not {verb} {resource} in this namespace: an operator has to apply the ClusterRole jasm-agent and \
@@ -77,6 +88,16 @@ pub enum TargetError {
         "the API server does not accept the agent's token: check that the agent's ServiceAccount and pod still exist"
     )]
     Unauthenticated,
+    /// Our policy for namespaces.
+    #[error(
+        "Secret {target} is not written, because {said}: an operator decides where the agent may write (docs/admission.md)"
+    )]
+    NamespaceClosed {
+        /// Namespace and name.
+        target: String,
+        /// What our own manifests say about the namespace.
+        said: String,
+    },
     /// One of our own policies.
     #[error(
         "JASM's admission policy {policy} refused the write of Secret {target} ({said}): an operator has to apply rbac/ \
@@ -190,9 +211,11 @@ impl TargetError {
             | Self::Tie { .. }
             | Self::NewerRelease { .. }
             | Self::Immutable { .. }
-            | Self::TypeDiffers { .. } => Reason::SecretConflict,
+            | Self::TypeDiffers { .. }
+            | Self::Decorated { .. } => Reason::SecretConflict,
             Self::Rbac { .. }
             | Self::Unauthenticated
+            | Self::NamespaceClosed { .. }
             | Self::OwnPolicy { .. }
             | Self::Forbidden { .. }
             | Self::WebhookDown { .. }
@@ -217,10 +240,13 @@ impl TargetError {
             | Self::Tie { .. }
             | Self::NewerRelease { .. }
             | Self::Immutable { .. }
-            | Self::TypeDiffers { .. } => Retry::Foreign,
-            Self::OwnPolicy { .. } | Self::Forbidden { .. } | Self::Invalid { .. } | Self::Unreadable { .. } => {
-                Retry::Denied
-            }
+            | Self::TypeDiffers { .. }
+            | Self::Decorated { .. } => Retry::Foreign,
+            Self::NamespaceClosed { .. }
+            | Self::OwnPolicy { .. }
+            | Self::Forbidden { .. }
+            | Self::Invalid { .. }
+            | Self::Unreadable { .. } => Retry::Denied,
             Self::Quota { .. } => Retry::Absent,
             Self::Rbac { .. } | Self::Unauthenticated => Retry::Rights,
             Self::Busy { code: 429, .. } => Retry::Throttled,
@@ -239,8 +265,10 @@ impl TargetError {
             Self::NewerRelease { .. } => "WriteNewerRelease",
             Self::Immutable { .. } => "WriteImmutable",
             Self::TypeDiffers { .. } => "WriteTypeDiffers",
+            Self::Decorated { .. } => "WriteDecorated",
             Self::Rbac { .. } => "WriteRbac",
             Self::Unauthenticated => "WriteUnauthenticated",
+            Self::NamespaceClosed { .. } => "WriteNamespaceClosed",
             Self::OwnPolicy { .. } => "WriteOwnPolicy",
             Self::Forbidden { .. } => "WriteForbidden",
             Self::WebhookDown { .. } => "WriteWebhookDown",

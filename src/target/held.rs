@@ -20,10 +20,12 @@ pub(super) struct Held {
     pub(super) spec_since: Option<Timestamp>,
     pub(super) workload: Option<Workload>,
     pub(super) version: String,
+    /// Kinds of things that others have put on it, as in `labels, finalizers`. While there are any, it is not overwritten.
+    pub(super) others: String,
 }
 
 impl Held {
-    /// Reads the message of the policy `jasm-agent-ownership`: `rv=.. source=.. through=.. since=.. workload=.. version=..`.
+    /// Reads the message of the policy `jasm-agent-ownership`: `rv=.. source=.. through=.. since=.. workload=.. version=.. others=..`.
     /// `None` where there is no resourceVersion, without which nothing can be changed safely.
     pub(super) fn parse(message: &str) -> Option<Self> {
         let field = |name: &str| {
@@ -37,6 +39,7 @@ impl Held {
             spec_since: field("since").parse().ok(),
             workload: Workload::parse(field("workload")),
             version: field("version").to_owned(),
+            others: kinds(field("others")),
         })
     }
 
@@ -46,6 +49,12 @@ impl Held {
         self.spec_since = clock.believe(self.spec_since);
         self
     }
+}
+
+/// The kinds of things of others that the policy names, for people: `labels, finalizers`.
+pub(super) fn kinds(list: &str) -> String {
+    const KNOWN: [&str; 4] = ["labels", "annotations", "finalizers", "ownerReferences"];
+    list.split(',').filter(|kind| KNOWN.contains(kind)).collect::<Vec<_>>().join(", ")
 }
 
 /// What one pod wants of a Secret.
@@ -162,6 +171,7 @@ mod tests {
             spec_since: Some(second(90)),
             workload: Some(deployment("web")),
             version: "v".into(),
+            others: String::new(),
         }
     }
 
@@ -173,6 +183,9 @@ mod tests {
     fn a_probe_message_is_read_field_by_field() {
         let text = "rv=7 source=v1:aws:/a?b=c through=1970-01-01T00:01:40Z since=1970-01-01T00:01:30Z workload=apps/Deployment/web version=v";
         assert_eq!(Held::parse(text), Some(Held { source: "v1:aws:/a?b=c".into(), ..held() }));
+        let decorated =
+            Held::parse(&format!("{text} others=,labels,ownerReferences,x")).expect("with a resourceVersion");
+        assert_eq!(decorated.others, "labels, ownerReferences");
         let bare = Held::parse("rv=7 source= through=x since= workload= version=").expect("with a resourceVersion");
         assert_eq!((bare.synced_through, bare.spec_since, bare.workload), (None, None, None));
         for broken in ["", "rv=", "source=v1:x", "nonsense"] {

@@ -216,7 +216,7 @@ impl Targets {
             if is_immutable {
                 return Ok(self.confirm(&target, secret_type, &wish, ready).await?);
             }
-            if let Some(outcome) = self.write(&target, admitted, &wish, held.as_ref(), ready).await? {
+            if let Some(outcome) = self.write(&target, admitted, &wish, held.as_deref(), ready).await? {
                 *turn = Some(Seen { source: wish.source, through: ready.seen_through, asked_at });
                 return Ok(outcome);
             }
@@ -230,7 +230,7 @@ impl Targets {
     async fn probe(&self, target: &Target, secret_type: SecretType) -> Result<Found, TargetError> {
         let body = self.probe_body(target).placeholder(secret_type);
         match self.secrets.send(Verb::Update, Mode::DryRun, target, body).await {
-            Reply::Ours(held) => Ok(Found::Ours(held.believed(&self.clock))),
+            Reply::Ours(held) => Ok(Found::Ours(Box::new(held.believed(&self.clock)))),
             Reply::Absent => Ok(Found::Absent),
             Reply::NamespaceGone => Ok(Found::NamespaceGone),
             Reply::Accepted => Err(self.admission.probe_was_accepted()),
@@ -303,6 +303,9 @@ impl Targets {
         match decision {
             Decision::Fresh => Ok(Some(Outcome::Fresh)),
             Decision::Superseded => Ok(Some(Outcome::Superseded)),
+            Decision::Refresh | Decision::TakeOver if !held.others.is_empty() => {
+                Err(TargetError::Decorated { target: target(), kinds: held.others.clone() })
+            }
             Decision::Refresh | Decision::TakeOver => Ok(None),
             Decision::Tie => Err(TargetError::Tie { target: target() }),
             Decision::OtherWorkload(holder) => Err(TargetError::HeldByOther { target: target(), holder }),
@@ -350,7 +353,7 @@ impl Targets {
 }
 
 enum Found {
-    Ours(Held),
+    Ours(Box<Held>),
     Absent,
     /// Ours or not, it cannot be told.
     Immutable,

@@ -4,7 +4,10 @@
 
 use serde::Deserialize;
 
-use super::{error::TargetError, held::Held};
+use super::{
+    error::TargetError,
+    held::{Held, kinds},
+};
 use crate::{annotations::quoted, error::BoxError};
 
 /// What was sent.
@@ -155,10 +158,17 @@ fn by_policy(policy: &str, said: &str, target: &str) -> Reply {
             None => Reply::Refused(TargetError::Unreadable { target }),
         };
     }
+    let shortened = |said: &str| said.chars().take(200).collect();
+    if let Some(said) = said.strip_prefix("jasm:namespace ") {
+        return Reply::Refused(TargetError::NamespaceClosed { target, said: shortened(said) });
+    }
+    if let Some(others) = said.strip_prefix("jasm:others ") {
+        return Reply::Refused(TargetError::Decorated { target, kinds: kinds(others) });
+    }
     Reply::Refused(match said {
         "jasm:not-ours" => TargetError::NotOurs { target },
         "jasm:probe-unreadable" => TargetError::Unreadable { target },
-        _ => TargetError::OwnPolicy { target, policy: word(policy), said: said.chars().take(200).collect() },
+        _ => TargetError::OwnPolicy { target, policy: word(policy), said: shortened(said) },
     })
 }
 

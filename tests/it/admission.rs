@@ -11,7 +11,7 @@ use crate::support::agent::{Agent, AgentBuilder};
 use crate::support::audit::all_requests;
 use crate::support::cluster::TestNamespace;
 use crate::support::control_plane::project;
-use crate::support::node::{AGENT_NAMESPACE, AgentNode};
+use crate::support::node::{AGENT_NAMESPACE, AgentNode, agents_secret};
 use crate::support::scene::{ALLOW_ALL, later_than};
 use crate::support::store::Store;
 use crate::support::surroundings::{Surroundings, checks};
@@ -32,13 +32,20 @@ async fn an_agent_lives_through_the_loss_of_its_rights_and_policies() {
     scene.without_the_policy("jasm-agent-shape").await;
     scene.without_the_policy("jasm-agent-node").await;
     scene.without_the_policy("jasm-agent-namespaces").await;
+    scene.without_the_policy("jasm-agent-marker").await;
+    scene.each_policy_is_what_refuses_its_breach().await;
     scene.without_the_ownership_policy_under_a_running_agent().await;
     scene.an_agent_that_starts_without_policies_is_never_ready().await;
+    scene.labelled_namespaces_alone().await;
     scene.rights_in_chosen_namespaces_alone().await;
     scene.install_update_and_removal().await;
 
     drop(agent);
 }
+
+/// In the order in which they are taken away: without the one of ownership an agent would be the last to be told.
+const POLICIES: [&str; 5] =
+    ["jasm-agent-shape", "jasm-agent-node", "jasm-agent-namespaces", "jasm-agent-marker", "jasm-agent-ownership"];
 
 struct Broken<'a> {
     surroundings: &'a Surroundings,
@@ -146,7 +153,7 @@ impl Broken<'_> {
     }
 
     async fn an_agent_that_starts_without_policies_is_never_ready(&self) {
-        for policy in ["jasm-agent-shape", "jasm-agent-node", "jasm-agent-namespaces", "jasm-agent-ownership"] {
+        for policy in POLICIES {
             self.take_away(policy).await;
         }
         let namespace = self.namespace().await;
@@ -164,32 +171,140 @@ impl Broken<'_> {
         namespace.wait_for_data("app", [("A", "1")]).await;
     }
 
-    /// As the README says it: bindings in the namespaces that are served and in the agent's own, and pods everywhere.
+    /// What each policy is there for: refused while it is in force, by its name, and stored when it is not.
+    async fn each_policy_is_what_refuses_its_breach(&self) {
+        let namespace = self.namespace().await;
+        self.kubectl(&[
+            "create",
+            "rolebinding",
+            "alice",
+            "--clusterrole=admin",
+            "--user=alice",
+            "-n",
+            namespace.name(),
+        ]);
+        for policy in POLICIES {
+            let refused = async || match self.breach(policy, &namespace).await {
+                Err(said) if said.contains(&format!("ValidatingAdmissionPolicy '{policy}'")) => Ok(()),
+                outcome => Err(format!("{outcome:?}")),
+            };
+            eventually(&format!("a refusal by {policy}"), refused).await;
+            self.kubectl(&["delete", "validatingadmissionpolicybinding", policy]);
+            let awaited = format!("the write to be stored without {policy}");
+            eventually(&awaited, async || self.breach(policy, &namespace).await).await;
+            self.kubectl(&["apply", "--kustomize", "rbac"]);
+            eventually(&format!("a refusal by {policy}"), refused).await;
+        }
+        self.until_ready(true).await;
+    }
+
+    /// A write that only this policy refuses. No dry run.
+    async fn breach(&self, policy: &str, namespace: &TestNamespace) -> Result<(), String> {
+        let node = self.builder.node();
+        let name = unique("breach");
+        let plain = namespace.add_secret(&name, &[("A", "theirs")]).await;
+        let new = unique("new");
+        let mut secret = agents_secret(node.name(), &new);
+        let mut at = namespace.name();
+        match policy {
+            "jasm-agent-marker" => {
+                let label =
+                    ["label", "secret", &name, "jasm.codnod.io/managed-by=jasm", "--as=alice", "-n", namespace.name()];
+                return self.surroundings.kubectl(&label).map(|_| ());
+            }
+            "jasm-agent-ownership" => secret["metadata"]["name"] = json!(name),
+            "jasm-agent-shape" => secret["metadata"]["labels"]["argocd.argoproj.io/secret-type"] = json!("cluster"),
+            "jasm-agent-node" => secret["metadata"]["annotations"]["jasm.codnod.io/node"] = json!("another"),
+            _ => at = "kube-public",
+        }
+        let secrets: Api<Secret> = Api::namespaced(node.client(self.surroundings).await, at);
+        let sent = match policy {
+            "jasm-agent-ownership" => secrets.replace(&name, &PostParams::default(), &object(secret)).await,
+            _ => secrets.create(&PostParams::default(), &object(secret)).await,
+        };
+        if sent.is_err() {
+            assert_eq!(namespace.wait_for_secret(&name).await, plain, "not a byte changed");
+        }
+        sent.map(|_| ()).map_err(|error| error.to_string())
+    }
+
+    /// The component `labelled-namespaces`.
+    async fn labelled_namespaces_alone(&self) {
+        let (open, closed) = (self.namespace().await, self.namespace().await);
+        self.kubectl(&["label", "namespace", open.name(), "jasm.codnod.io/enabled=true"]);
+        self.kubectl(&["label", "namespace", closed.name(), "jasm.codnod.io/enabled=false"]);
+        self.kubectl(&["apply", "--kustomize", "tests/layers/labelled-namespaces"]);
+        let node = self.builder.node();
+        let secrets: Api<Secret> = Api::namespaced(node.client(self.surroundings).await, closed.name());
+        let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+        eventually("a refusal for want of a label", async || {
+            match secrets.create(&dry_run, &object(agents_secret(node.name(), "app"))).await {
+                Err(error) if error.to_string().contains("lacks the label jasm.codnod.io/enabled=true") => Ok(()),
+                outcome => Err(format!("{outcome:?}")),
+            }
+        })
+        .await;
+        // Labelled, and protected by the patch.
+        let protected = TestNamespace::named(self.surroundings, "argocd").await;
+        self.kubectl(&["label", "namespace", protected.name(), "jasm.codnod.io/enabled=true"]);
+        let secrets: Api<Secret> = Api::namespaced(node.client(self.surroundings).await, protected.name());
+        let refused = secrets.create(&dry_run, &object(agents_secret(node.name(), "app"))).await;
+        assert!(refused.is_err_and(|error| error.to_string().contains("is protected")));
+
+        let mut agent = self.builder.spawn();
+        agent.ready().await;
+        let path = self.store.seed("config", r#"{"A":"1"}"#).await;
+        let pod = closed.pod("web").on(node).asks(&path, "app").create().await;
+        let note = closed.wait_for_event(&pod, "SecretWriteFailed").await.note.unwrap_or_default();
+        assert!(
+            note.contains("lacks the label jasm.codnod.io/enabled=true") && note.contains("docs/admission.md"),
+            "{note}"
+        );
+        open.pod("web").on(node).asks(&path, "app").create().await;
+        open.wait_for_data("app", [("A", "1")]).await;
+        assert_eq!(closed.secret("app").await, None);
+        assert_eq!(agent.get("/readyz").await.status, StatusCode::OK);
+        self.kubectl(&["label", "--overwrite", "namespace", closed.name(), "jasm.codnod.io/enabled=true"]);
+        closed.pod("next").on(node).asks(&path, "app").create().await;
+        closed.wait_for_data("app", [("A", "1")]).await;
+        self.kubectl(&["apply", "--kustomize", "rbac"]);
+    }
+
+    /// The component `per-namespace`, and `kubectl create rolebinding` for each namespace as its file says.
     async fn rights_in_chosen_namespaces_alone(&self) {
         let (chosen, other) = (self.namespace().await, self.namespace().await);
+        self.kubectl(&["apply", "--kustomize", "tests/layers/per-namespace"]);
         self.kubectl(&["delete", "clusterrolebinding", "jasm-agent"]);
-        let account = format!("--serviceaccount={AGENT_NAMESPACE}:jasm-agent");
-        self.kubectl(&["create", "clusterrole", "jasm-agent-pods", "--verb=list,watch", "--resource=pods"]);
-        self.kubectl(&["create", "clusterrolebinding", "jasm-agent-pods", "--clusterrole=jasm-agent-pods", &account]);
-        for namespace in [chosen.name(), AGENT_NAMESPACE] {
-            let namespace = format!("--namespace={namespace}");
-            self.kubectl(&["create", "rolebinding", "jasm-agent", "--clusterrole=jasm-agent", &account, &namespace]);
-        }
+        let component =
+            std::fs::read_to_string(project().join("daemonset/components/per-namespace/kustomization.yaml"));
+        let component = component.expect("the component");
+        let command = component.lines().find_map(|line| line.strip_prefix("#   kubectl create rolebinding"));
+        let command = command.expect("the command for a namespace").replace("team-a", chosen.name());
+        self.surroundings
+            .bash(&format!("kubectl create rolebinding{command}"))
+            .unwrap_or_else(|error| panic!("{error}"));
+
         let builder = AgentBuilder::new(self.surroundings, self.store).await.policy(ALLOW_ALL);
+        let builder = builder.env("JASM_WORKLOAD_ANNOTATIONS", "false");
         let mut agent = builder.spawn();
         agent.ready().await;
         let path = self.store.seed("config", r#"{"A":"1"}"#).await;
-        chosen.pod("web").on(builder.node()).asks(&path, "app").create().await;
+        let pod = chosen.pod("web").on(builder.node()).asks(&path, "app").create().await;
         chosen.wait_for_data("app", [("A", "1")]).await;
+        chosen.wait_for_event(&pod, "SecretSyncSuccess").await;
         other.pod("web").on(builder.node()).asks(&path, "app").create().await;
-        eventually("the missing right in the log", async || {
+        eventually("the missing right in the log and the metrics", async || {
             let named =
                 agent.log().iter().any(|line| line["action"] == "WriteRbac" && line["namespace"] == other.name());
-            if named { Ok(()) } else { Err(agent.tail()) }
+            let metrics = agent.get("/metrics").await.text();
+            let counted = metrics.contains(r#"jasm_requests_waiting{reason="SecretWriteFailed"} 1"#);
+            if named && counted { Ok(()) } else { Err(format!("{named} {counted} {}", agent.tail())) }
         })
         .await;
         assert_eq!(other.secret("app").await, None);
+        assert_eq!(agent.get("/readyz").await.status, StatusCode::OK, "a refusal elsewhere is no unreadiness");
         self.kubectl(&["delete", "clusterrole,clusterrolebinding", "jasm-agent-pods"]);
+        self.kubectl(&["delete", "rolebinding", "jasm-agent", "--namespace=jasm-system"]);
         self.kubectl(&["apply", "--kustomize", "rbac"]);
     }
 
@@ -262,21 +377,84 @@ fn object<K: serde::de::DeserializeOwned>(json: Value) -> K {
     serde_json::from_value(json).expect("an object of the API")
 }
 
-/// What users are told to take. Nothing is stored; what needs the Prometheus operator's types is rendered alone.
+/// What users are told to take, in a namespace of the level `restricted`. Nothing is stored; what needs the Prometheus
+/// operator's types is rendered alone.
 #[tokio::test]
-async fn every_overlay_and_component_is_admitted() {
+async fn every_overlay_and_component_is_admitted_without_a_warning() {
     let surroundings = Surroundings::get().await;
-    for overlay in
-        ["daemonset", "daemonset/example", "daemonset/overlays/journald", "docs/try-it", "tests/layers/admitted"]
-    {
-        let said = surroundings
-            .kubectl(&["apply", "--dry-run=server", "-k", overlay])
+    let restricted = std::fs::read_to_string(project().join("daemonset/base/namespace.yaml")).expect("a namespace");
+    let elsewhere = surroundings.folder(&unique("elsewhere")).join("namespace.yaml");
+    std::fs::write(&elsewhere, restricted.replace("jasm-system", "elsewhere")).expect("a namespace");
+    surroundings.kubectl(&["apply", "--filename", &elsewhere.display().to_string()]).expect("a namespace");
+    // The component journald gives the level up, and says so: its folder is the node's.
+    let cases = [
+        ("daemonset", false),
+        ("daemonset/example", false),
+        ("docs/try-it", false),
+        ("tests/layers/pods-only", false),
+        ("tests/layers/per-namespace", false),
+        ("tests/layers/labelled-namespaces", false),
+        ("tests/layers/elsewhere", false),
+        ("daemonset/overlays/journald", true),
+        ("tests/layers/admitted", true),
+    ];
+    for (overlay, has_journald) in cases {
+        let (said, warnings) = surroundings
+            .kubectl_warnings(&["apply", "--dry-run=server", "-k", overlay])
             .unwrap_or_else(|error| panic!("{error}"));
         assert!(said.contains("daemonset.apps/jasm-agent created"), "{overlay}: {said}");
+        for policy in POLICIES {
+            assert!(said.contains(&format!("/{policy} ")), "{overlay} lacks {policy}: {said}");
+        }
+        let expected =
+            |warning: &String| has_journald && warning.contains("hostPath") && !warning.contains("allowPrivilege");
+        let unexpected: Vec<_> = warnings.iter().filter(|warning| !expected(warning)).collect();
+        assert!(unexpected.is_empty(), "{overlay}: {unexpected:?}");
+        assert_eq!(warnings.len(), usize::from(has_journald), "{overlay}: {warnings:?}");
     }
     let rendered =
         surroundings.kubectl(&["kustomize", "tests/layers/rendered"]).unwrap_or_else(|error| panic!("{error}"));
     for kind in ["PodMonitor", "PrometheusRule", "NetworkPolicy", "DaemonSet"] {
         assert!(rendered.contains(&format!("kind: {kind}\n")), "{kind} is not rendered");
+    }
+}
+
+/// Who is bound to what: the agent's account, where it is installed, and no right to write in all namespaces.
+#[tokio::test]
+async fn the_component_per_namespace_leaves_no_right_to_write_everywhere() {
+    let surroundings = Surroundings::get().await;
+    for (layer, namespace, workloads) in
+        [("tests/layers/elsewhere", "elsewhere", true), ("tests/layers/per-namespace", "jasm-system", false)]
+    {
+        let rendered = surroundings.kubectl(&["kustomize", layer]).unwrap_or_else(|error| panic!("{error}"));
+        let objects: Vec<Value> = serde_yaml::Deserializer::from_str(&rendered)
+            .map(|document| serde::Deserialize::deserialize(document).expect("YAML"))
+            .collect();
+        let bindings =
+            objects.iter().filter(|object| object["kind"].as_str().is_some_and(|kind| kind.ends_with("RoleBinding")));
+        let mut found = Vec::new();
+        for binding in bindings {
+            assert_eq!(
+                binding["subjects"],
+                json!([{"kind": "ServiceAccount", "name": "jasm-agent", "namespace": namespace}])
+            );
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            found.push((
+                text(&binding["kind"]),
+                text(&binding["roleRef"]["name"]),
+                text(&binding["metadata"]["namespace"]),
+            ));
+        }
+        found.sort();
+        let of = |kind: &str, role: &str, place: &str| (kind.to_owned(), role.to_owned(), place.to_owned());
+        let mut want =
+            vec![of("ClusterRoleBinding", "jasm-agent-pods", ""), of("RoleBinding", "jasm-agent", namespace)];
+        if workloads {
+            want.insert(1, of("ClusterRoleBinding", "jasm-agent-workloads", ""));
+        }
+        assert_eq!(found, want, "{layer}");
+        let roles = objects.iter().filter(|object| object["kind"] == "ClusterRole");
+        let reads_workloads = roles.filter(|role| role.to_string().contains("deployments")).count();
+        assert_eq!(reads_workloads > 0, workloads, "{layer}");
     }
 }

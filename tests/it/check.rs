@@ -11,17 +11,17 @@ use crate::support::store::Store;
 use crate::support::surroundings::Surroundings;
 use crate::support::unique;
 
-/// A folder with files for `check`; it goes when this is dropped.
-struct Files(PathBuf);
+/// A folder with files for the program; it goes when this is dropped.
+pub(crate) struct Files(PathBuf);
 
 impl Files {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = std::env::temp_dir().join(unique("jasm-check"));
         std::fs::create_dir(&folder).expect("a folder");
         Self(folder)
     }
 
-    fn write(&self, name: &str, text: &str) -> String {
+    pub(crate) fn write(&self, name: &str, text: &str) -> String {
         std::fs::write(self.0.join(name), text).expect("a file");
         self.0.join(name).display().to_string()
     }

@@ -21,6 +21,7 @@ mod harness_stores;
 mod instances;
 mod key_vault;
 mod main_job;
+mod marker;
 mod migrate;
 mod names;
 mod parameter_store;

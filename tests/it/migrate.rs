@@ -247,14 +247,15 @@ async fn from_external_secrets_operator() {
     let deployment = text_replaced(&deployment, NEW, OLD);
     let taken = section.served(&deployment, 3, OLD).await;
 
-    // Two owners: the operator adds itself to what it finds, and the next pod has all of it replaced.
+    // Two owners: the operator adds itself to what it finds, and the next pod is told so.
     later_than(&taken).await;
     section.apply(&section.manifest("ExternalSecret"));
     let mut adopted = metadata;
     adopted["ownerReferences"][0]["uid"] = json!(section.uid("externalsecret", "app"));
     scene.namespace.edit_secret(OLD, json!({"metadata": adopted, "stringData": {"DB_HOST": "made-up-2"}})).await;
-    let back = section.served(&deployment, 4, OLD).await;
-    assert_eq!((back.labels(), back.owner_references().len()), (taken.labels(), 0));
+    let pod = section.roll_out(&deployment, 4).await;
+    let note = scene.namespace.wait_for_event(&pod, "SecretConflict").await.note.unwrap_or_default();
+    assert!(note.contains("labels, annotations, ownerReferences of others"), "{note}");
 }
 
 #[tokio::test]
@@ -290,14 +291,19 @@ async fn from_the_secrets_store_csi_driver() {
 
     let taken = section.served(&text_replaced(&deployment, NEW, OLD), 3, OLD).await;
 
-    // Two owners: the driver writes over it, and takes the label away.
-    later_than(&taken).await;
+    // Two owners: the driver writes over it, and would take the label away.
+    let namespace = scene.namespace.name();
+    let driver = "system:serviceaccount:kube-system:secrets-store-csi-driver";
+    section.run(&format!("kubectl create rolebinding driver -n {namespace} --clusterrole=admin --user={driver}"));
     let metadata = json!({"name": OLD, "labels": {"secrets-store.csi.k8s.io/managed": "true"}});
-    let over: Secret = object(json!({"metadata": metadata, "type": "Opaque", "stringData": {"DB_HOST": "made-up-2"}}));
-    let replaced = scene.namespace.api::<Secret>().replace(OLD, &PostParams::default(), &over).await;
-    let replaced = replaced.unwrap_or_else(|error| panic!("cannot replace {OLD}: {error}"));
-    section.refused(&deployment, 4).await;
-    assert_eq!(scene.namespace.wait_for_secret(OLD).await, replaced);
+    let over = json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "Opaque", "stringData": {"DB_HOST": "made-up-2"}});
+    let replace = format!("kubectl replace -n {namespace} --as={driver} -f - <<'END'\n{over}\nEND");
+    eventually("a refusal by the marker policy", async || match scene.surroundings.bash(&replace) {
+        Err(error) if error.contains("'jasm-agent-marker'") => Ok(()),
+        outcome => Err(format!("{outcome:?}")),
+    })
+    .await;
+    assert_eq!(scene.namespace.wait_for_secret(OLD).await, taken, "it stays JASM's");
 }
 
 #[tokio::test]
@@ -337,6 +343,42 @@ async fn away_from_jasm() {
     let pod = section.roll_out(&deployment, 2).await;
     scene.namespace.wait_for_event(&pod, "SecretConflict").await;
     assert_eq!(scene.namespace.wait_for_secret(NEW).await, given, "no agent writes to it any more");
+}
+
+/// docs/admission.md, by somebody who may release, in one namespace alone.
+#[tokio::test]
+async fn a_secret_is_adopted_and_released_as_the_page_says() {
+    let scene = Scene::set().await;
+    store(&scene, json!(BTreeMap::from(VALUES))).await;
+    let of = |heading| Section::in_page(&scene, "docs/admission.md", heading);
+    let (rights, adopt, release) = (of("## Who may release"), of("## Adopt a Secret"), of("## Release a Secret"));
+    let namespace = scene.namespace.name();
+    let path = format!("/prod/{namespace}/config");
+    adopt.apply(&json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": NEW, "namespace": namespace}, "stringData": {"A": "1"}}));
+    let web = scene.pod("web-1").asks(&path, NEW).create().await;
+    scene.namespace.wait_for_event(&web, "SecretConflict").await;
+
+    let by_carol = |section: &Section<'_>| section.commands("kubectl ").replace("kubectl ", "kubectl --as=carol ");
+    rights.run(&format!("kubectl create rolebinding carol -n {namespace} --clusterrole=admin --user=carol"));
+    let refused = eventually("carol to be an administrator of the namespace", async || {
+        match scene.surroundings.bash(&by_carol(&adopt)) {
+            Err(error) if error.contains("jasm-agent-marker") => Ok(error),
+            outcome => Err(format!("{outcome:?}")),
+        }
+    })
+    .await;
+    assert!(refused.contains("may release secrets.jasm.codnod.io"), "{refused}");
+    rights.apply(&rights.manifest("ClusterRole"));
+    rights.run(&rights.commands("kubectl create rolebinding").replace("USER", "carol"));
+    eventually("carol to adopt", async || scene.surroundings.bash(&by_carol(&adopt))).await;
+    scene.pod("web-2").asks(&path, NEW).create().await;
+    let taken = scene.namespace.wait_for_data(NEW, VALUES).await;
+
+    adopt.run(&by_carol(&release));
+    later_than(&taken).await;
+    let web = scene.pod("web-3").asks(&path, NEW).create().await;
+    scene.namespace.wait_for_event(&web, "SecretConflict").await;
+    scene.namespace.wait_for_data(NEW, VALUES).await;
 }
 
 #[tokio::test]

@@ -37,6 +37,31 @@ async fn a_foreign_secret_that_appears_during_the_fetch_is_left_alone() {
     assert_eq!(scene.namespace.wait_for_secret("app").await, foreign);
 }
 
+/// A write would take it away, and the agent cannot put back what it may not read.
+#[tokio::test]
+async fn what_others_put_on_a_secret_stays_and_the_pod_is_told() {
+    let scene = Scene::set().await;
+    let path = scene.store.seed("config", r#"{"A":"1"}"#).await;
+    scene.pod("web-1").asks(&path, "app").create().await;
+    let first = scene.namespace.wait_for_data("app", [("A", "1")]).await;
+    let label = json!({"metadata": {"labels": {"team": "a"}, "annotations": {"reloader": "x"}}});
+    let labelled = scene.namespace.edit_secret("app", label).await;
+    scene.store.put(&path, r#"{"A":"2"}"#).await;
+    later_than(&first).await;
+
+    let pod = scene.pod("web-2").asks(&path, "app").create().await;
+    let note = scene.namespace.wait_for_event(&pod, "SecretConflict").await.note.unwrap_or_default();
+    assert!(note.contains("carries labels, annotations of others") && note.contains("remove them"), "{note}");
+    assert_eq!(scene.namespace.wait_for_secret("app").await, labelled, "not a byte of it changed");
+    let took = [("update secrets (dry run)", 2), ("create secrets", 1)];
+    assert_eq!(scene.calls().await, calls(took), "the probe tells it, and nothing is tried");
+
+    let bare = json!({"metadata": {"labels": {"team": null}, "annotations": {"reloader": null}}});
+    scene.namespace.edit_secret("app", bare).await;
+    scene.pod("web-3").asks(&path, "app").create().await;
+    scene.namespace.wait_for_data("app", [("A", "2")]).await;
+}
+
 #[tokio::test]
 async fn a_race_that_is_lost_costs_one_more_probe_and_write() {
     let scene = Scene::set().await;

@@ -1,13 +1,16 @@
 //! What the shipped admission policies refuse to the agent's own token, each by its name, and what they let pass.
 
-use k8s_openapi::api::core::v1::Secret;
-use kube::Api;
-use kube::api::PostParams;
+use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicy;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::api::{ListParams, PostParams};
+use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 
 use crate::support::cluster::TestNamespace;
 use crate::support::node::{AGENT_ACCOUNT, AGENT_NAMESPACE, AgentNode, agents_secret};
+use crate::support::scene::annotation;
 use crate::support::surroundings::Surroundings;
+use crate::support::wait::eventually;
 
 /// A Secret with everything that the agent writes.
 fn valid(node: &AgentNode, name: &str) -> Value {
@@ -164,4 +167,112 @@ async fn only_marked_secrets_are_overwritten_and_a_probe_is_never_stored() {
     assert_eq!(namespace.wait_for_secret("ours").await, before, "not stored, though it was no dry run");
     assert_eq!(namespace.wait_for_secret("foreign").await, foreign);
     assert!(put("ours", valid(&node, "ours")).await.contains("accepted"), "what is marked may be replaced");
+}
+
+/// What others put on a managed Secret, and what the API server itself never changes.
+#[tokio::test]
+async fn only_data_and_own_annotations_of_a_managed_secret_change() {
+    let surroundings = Surroundings::get().await;
+    let namespace = TestNamespace::create(surroundings).await;
+    let node = AgentNode::create(surroundings).await;
+    let secrets: Api<Secret> = Api::namespaced(node.client(surroundings).await, namespace.name());
+    let put = async |secret: Value| {
+        let name = secret["metadata"]["name"].as_str().expect("a name").to_owned();
+        let secret: Secret = serde_json::from_value(secret).expect("a Secret");
+        refusal(secrets.replace(&name, &PostParams::default(), &secret).await)
+    };
+    // One that is there: the garbage collector runs.
+    let owner: ConfigMap = namespace.add(json!({"metadata": {"name": "owner"}})).await;
+    let owner = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": owner.uid()}]);
+    let many: serde_json::Map<String, Value> =
+        (0..3000).map(|number| (format!("example.com/{number}"), json!(""))).collect();
+    let cases = [
+        ("label", json!({"metadata": {"labels": {"team": "a"}}}), ",labels"),
+        ("annotation", json!({"metadata": {"annotations": {"reloader": "x"}}}), ",annotations"),
+        ("annotations", json!({"metadata": {"annotations": many}}), ",annotations"),
+        ("finalizer", json!({"metadata": {"finalizers": ["example.com/stays"]}}), ",finalizers"),
+        ("owner", json!({"metadata": {"ownerReferences": owner}}), ",ownerReferences"),
+        ("immutable", json!({"immutable": true}), "immutable"),
+    ];
+    for (case, change, want) in cases {
+        create(&secrets, valid(&node, case)).await.expect("created");
+        let before = namespace.edit_secret(case, change).await;
+        let mut newer = valid(&node, case);
+        newer["data"] = json!({"A": "Mg=="});
+        let said = put(newer).await;
+        let refused = if case == "immutable" {
+            said.contains("field is immutable")
+        } else {
+            said.contains("'jasm-agent-ownership'") && said.ends_with(&format!("jasm:others {want}"))
+        };
+        assert!(refused, "case: {case}: {said}");
+        assert_eq!(namespace.wait_for_secret(case).await, before, "case: {case}");
+        // A probe is answered all the same, and says it.
+        let mut probe = valid(&node, case);
+        probe["metadata"]["annotations"]["jasm.codnod.io/probe"] = json!("true");
+        if case != "immutable" {
+            let said = put(probe).await;
+            assert!(
+                said.contains("jasm:probe rv=") && said.ends_with(&format!(" others={want}")),
+                "case: {case}: {said}"
+            );
+        }
+    }
+    create(&secrets, valid(&node, "type")).await.expect("created");
+    let mut other = valid(&node, "type");
+    other["type"] = json!("kubernetes.io/basic-auth");
+    other["data"] = json!({"username": "eA=="});
+    let said = put(other).await;
+    assert!(said.contains("type: Invalid value") && said.contains("field is immutable"), "{said}");
+    let mut newer = valid(&node, "type");
+    newer["data"] = json!({"B": "Mg=="});
+    newer["metadata"]["annotations"]["jasm.codnod.io/source-version"] = json!("2");
+    assert!(put(newer).await.contains("accepted"), "that is what the agent is for");
+    let after = namespace.wait_for_data("type", [("B", "2")]).await;
+    assert_eq!(annotation(&after, "jasm.codnod.io/source-version"), "2");
+}
+
+#[tokio::test]
+async fn an_update_of_another_nodes_secret_has_the_writers_node_on_it() {
+    let surroundings = Surroundings::get().await;
+    let namespace = TestNamespace::create(surroundings).await;
+    let (one, other) = (AgentNode::create(surroundings).await, AgentNode::create(surroundings).await);
+    let by_one: Api<Secret> = Api::namespaced(one.client(surroundings).await, namespace.name());
+    let by_other: Api<Secret> = Api::namespaced(other.client(surroundings).await, namespace.name());
+    create(&by_one, valid(&one, "app")).await.expect("created");
+    let put = async |secret: Value| {
+        let secret: Secret = serde_json::from_value(secret).expect("a Secret");
+        refusal(by_other.replace("app", &PostParams::default(), &secret).await)
+    };
+    let said = put(valid(&one, "app")).await;
+    assert!(said.contains("'jasm-agent-node'") && said.contains("not the node of the token"), "{said}");
+    let mut nobodys = valid(&other, "app");
+    nobodys["metadata"]["annotations"].as_object_mut().expect("annotations").remove("jasm.codnod.io/node");
+    let said = put(nobodys).await;
+    assert!(said.contains("ValidatingAdmissionPolicy 'jasm-agent-"), "{said}");
+    let before = namespace.wait_for_secret("app").await;
+    assert_eq!(annotation(&before, "jasm.codnod.io/node"), one.name());
+    assert!(put(valid(&other, "app")).await.contains("accepted"));
+    let after = namespace.wait_for_secret("app").await;
+    assert_eq!(annotation(&after, "jasm.codnod.io/node"), other.name());
+}
+
+/// What the API server's own check of the expressions finds.
+#[tokio::test]
+async fn every_expression_fits_the_type_of_a_secret() {
+    let surroundings = Surroundings::get().await;
+    let policies: Api<ValidatingAdmissionPolicy> = Api::all(surroundings.admin().await);
+    let checked = eventually("the API server to check all policies", async || {
+        let mut all = policies.list(&ListParams::default()).await.map_err(|error| error.to_string())?.items;
+        all.retain(|policy| policy.name_any().starts_with("jasm-agent-"));
+        let checked =
+            all.iter().all(|policy| policy.status.as_ref().is_some_and(|status| status.type_checking.is_some()));
+        if checked && all.len() == 5 { Ok(all) } else { Err(format!("{} policies", all.len())) }
+    })
+    .await;
+    for policy in checked {
+        let found = policy.status.as_ref().and_then(|status| status.type_checking.as_ref());
+        let warnings = found.and_then(|checking| checking.expression_warnings.clone()).unwrap_or_default();
+        assert!(warnings.is_empty(), "{}: {warnings:?}", policy.name_any());
+    }
 }

@@ -5,9 +5,14 @@ use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use axum::Router;
+use axum::routing::get;
 use http::StatusCode;
+use serde_json::json;
 
+use crate::check::Files;
 use crate::support::agent::{AgentBuilder, program};
+use crate::support::own_thread::Server;
 use crate::support::scene::Scene;
 use crate::support::store::Store;
 use crate::support::surroundings::Surroundings;
@@ -53,6 +58,30 @@ fn no_access_to_kubernetes_says_what_to_set() {
     let ended = run(&["--node-name", "n"], &[("AWS_REGION", "eu-west-1"), ("KUBECONFIG", "/nonexistent/kubeconfig")]);
     assert_eq!(ended.code, Some(2));
     assert!(ended.stderr.contains("KUBECONFIG"), "{}", ended.stderr);
+}
+
+#[test]
+fn an_old_api_server_ends_the_start_and_is_named() {
+    let version = json!({
+        "major": "1", "minor": "29", "gitVersion": "v1.29.4", "gitCommit": "", "gitTreeState": "", "buildDate": "",
+        "goVersion": "", "compiler": "", "platform": "",
+    });
+    let answer = version.to_string();
+    let server = Server::start(async |listener| {
+        let routes = Router::new().route("/version", get(async || ([("Content-Type", "application/json")], answer)));
+        let _ = axum::serve(listener, routes).await;
+    });
+    let files = Files::new();
+    let kubeconfig = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "old", "users": [{"name": "agent", "user": {}}],
+        "contexts": [{"name": "old", "context": {"cluster": "old", "user": "agent"}}],
+        "clusters": [{"name": "old", "cluster": {"server": server.url()}}],
+    });
+    let kubeconfig = files.write("kubeconfig", &kubeconfig.to_string());
+    let env = [("AWS_REGION", "eu-west-1"), ("JASM_LISTEN", "127.0.0.1:0"), ("KUBECONFIG", kubeconfig.as_str())];
+    let ended = run(&["--node-name", "n"], &env);
+    assert_eq!(ended.code, Some(2), "{}", ended.stderr);
+    assert!(ended.stderr.contains("Kubernetes v1.29.4, and the agent needs 1.30 or newer"), "{}", ended.stderr);
 }
 
 #[tokio::test]

@@ -1,5 +1,8 @@
 //! What a thief of the agent's token could do with it: overwrite what is marked, and read nothing.
 
+mod granted;
+mod hostile;
+
 use http::{Method, Request};
 use kube::client::Body;
 use serde_json::{Value, json};

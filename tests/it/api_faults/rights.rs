@@ -62,10 +62,10 @@ async fn an_agent_that_may_not_write_in_one_namespace_stays_ready() {
     let revoked = proxy.fail(Match::path(&here), Trouble::Refused(Refusal::NoRight));
     let pod = scene.pod("web").asks(&path, "app").create().await;
     scene.namespace.wait_for_event(&pod, "SecretWriteFailed").await;
-    // Four requests at the start, and four when the agent looked at its rights again.
+    // Five requests at the start, and five when the agent looked at its rights again.
     let checks = Match::path("/namespaces/jasm-system/secrets");
     try_within(SOON, "a look at the rights", async || match proxy.calls(&checks) {
-        8.. => Ok(()),
+        10.. => Ok(()),
         count => Err(format!("{count} checks")),
     })
     .await

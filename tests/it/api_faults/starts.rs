@@ -8,8 +8,8 @@ use crate::support::scene::ALLOW_ALL;
 use crate::support::store::Store;
 use crate::support::surroundings::Surroundings;
 
-/// Starts an agent into this trouble, lets it ask so often in vain, and ends the trouble. The watch and the four checks
-/// of the admission policies begin together: what comes after 5 requests is asked anew.
+/// Starts an agent into this trouble, lets it ask so often in vain, and ends the trouble. The watch, the five checks of
+/// the admission policies and the question for the version begin together: what comes after 7 requests is asked anew.
 async fn starts_into(trouble: Trouble, in_vain: usize) {
     let surroundings = Surroundings::get().await;
     let (proxy, store) = (ApiProxy::start(surroundings), Store::start(surroundings).await);
@@ -31,20 +31,20 @@ async fn starts_into(trouble: Trouble, in_vain: usize) {
 
 #[tokio::test]
 async fn an_agent_that_starts_while_every_connection_breaks_serves_its_pods_afterwards() {
-    starts_into(Trouble::Cut, 10).await;
+    starts_into(Trouble::Cut, 14).await;
 }
 
 #[tokio::test]
 async fn an_agent_that_starts_while_the_api_server_is_unavailable_serves_its_pods_afterwards() {
-    starts_into(Trouble::Refused(Refusal::Unavailable), 10).await;
+    starts_into(Trouble::Refused(Refusal::Unavailable), 14).await;
 }
 
 #[tokio::test]
 async fn an_agent_that_starts_without_any_right_serves_its_pods_once_it_has_them() {
-    starts_into(Trouble::Refused(Refusal::NoRight), 10).await;
+    starts_into(Trouble::Refused(Refusal::NoRight), 14).await;
 }
 
 #[tokio::test]
 async fn an_agent_that_starts_into_a_black_hole_serves_its_pods_afterwards() {
-    starts_into(Trouble::BlackHole, 7).await;
+    starts_into(Trouble::BlackHole, 9).await;
 }

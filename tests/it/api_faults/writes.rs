@@ -38,7 +38,7 @@ async fn an_update_that_somebody_overtakes_is_made_anew() {
     let held = proxy.fail(update(), Trouble::BlackHole);
     let pod = scene.pod("web-2").asks(&path, "app").create().await;
     held.hit(1).await;
-    scene.namespace.edit_secret("app", json!({"metadata": {"annotations": {"who": "somebody"}}})).await;
+    scene.namespace.edit_secret("app", json!({"data": {"A": "b3RoZXI="}})).await;
     held.heal();
 
     scene.namespace.wait_for_event(&pod, "SecretSyncSuccess").await;

@@ -118,9 +118,25 @@ impl ControlPlane {
 
     /// Runs kubectl as administrator in the project's folder and returns its stdout. Blocks; the error is kubectl's own.
     pub(crate) fn kubectl(&self, arguments: &[&str]) -> Result<String, String> {
+        let (stdout, said) = run(self.as_admin().args(arguments), &format!("kubectl {}", arguments.join(" ")))?;
+        if !said.is_empty() {
+            say(&format!("kubectl {}: {said}", arguments.join(" ")));
+        }
+        Ok(stdout)
+    }
+
+    /// The same, with what it says on stderr: warnings of the API server, and its own.
+    pub(crate) fn kubectl_warnings(&self, arguments: &[&str]) -> Result<(String, Vec<String>), String> {
+        let (stdout, said) = run(self.as_admin().args(arguments), &format!("kubectl {}", arguments.join(" ")))?;
+        // kubectl's own, about the order of the objects.
+        let warnings = said.lines().filter(|line| !line.trim().is_empty() && !line.contains("Sorting order"));
+        Ok((stdout, warnings.map(ToOwned::to_owned).collect()))
+    }
+
+    fn as_admin(&self) -> Command {
         let mut command = Command::new(Path::new(self.env("ASSETS")).join("kubectl"));
         command.arg("--kubeconfig").arg(self.kubeconfig()).arg("--cache-dir").arg(self.folder.join("kubectl"));
-        run(command.args(arguments), &format!("kubectl {}", arguments.join(" ")))
+        command
     }
 
     /// Runs a text of commands in bash, in which `kubectl` is an administrator's, in the project's folder; returns its
@@ -130,7 +146,11 @@ impl ControlPlane {
         let mut command = Command::new("bash");
         command.args(["-euo", "pipefail", "-c", script]).env("PATH", format!("{}:{path}", self.env("ASSETS")));
         command.env("KUBECONFIG", self.kubeconfig()).env("KUBECACHEDIR", self.folder.join("kubectl"));
-        run(&mut command, script)
+        let (stdout, said) = run(&mut command, script)?;
+        if !said.is_empty() {
+            say(&format!("{script}: {said}"));
+        }
+        Ok(stdout)
     }
 
     /// A client with the rights of that kubeconfig. It belongs to the runtime that used it first: each test makes its own.
@@ -151,18 +171,15 @@ impl Drop for ControlPlane {
     }
 }
 
-/// Runs a command in the project's folder, and passes on what it says.
-fn run(command: &mut Command, shown: &str) -> Result<String, String> {
+/// Runs a command in the project's folder; returns what it writes to stdout and stderr.
+fn run(command: &mut Command, shown: &str) -> Result<(String, String), String> {
     let output = command.current_dir(project()).stdin(Stdio::null()).output();
     let output = output.map_err(|error| format!("cannot run {shown}: {error}"))?;
     let said = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
         return Err(format!("{shown} failed ({}): {said}", output.status));
     }
-    if !said.is_empty() {
-        say(&format!("{shown}: {said}"));
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    Ok((String::from_utf8_lossy(&output.stdout).into_owned(), said.into_owned()))
 }
 
 fn parse_env(text: &str) -> BTreeMap<String, String> {

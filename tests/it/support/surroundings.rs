@@ -47,7 +47,7 @@ impl Surroundings {
     fn start() -> Result<Self, String> {
         let control_plane = ControlPlane::start()?;
         say("applying rbac/ and waiting for its admission policies");
-        control_plane.kubectl(&["create", "namespace", AGENT_NAMESPACE])?;
+        control_plane.kubectl(&["apply", "--filename", "daemonset/base/namespace.yaml"])?;
         control_plane.kubectl(&["apply", "--kustomize", "rbac"])?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| format!("no async runtime: {error}"))?;
@@ -83,10 +83,12 @@ async fn policies_in_force(control_plane: &ControlPlane) -> Result<(), String> {
 }
 
 /// One write for each policy, valid but for what that policy watches.
-pub(crate) fn checks(node: &str) -> [(&'static str, Value); 4] {
+pub(crate) fn checks(node: &str) -> [(&'static str, Value); 5] {
     let valid = agents_secret(node, "jasm-admission-check");
     let mut probe = valid.clone();
     probe["metadata"]["annotations"]["jasm.codnod.io/probe"] = json!("true");
+    let mut by_anybody = valid.clone();
+    by_anybody["metadata"]["annotations"]["jasm.codnod.io/source"] = json!("v1:check:marker");
     let mut misshapen = valid;
     misshapen["metadata"]["labels"]["jasm.codnod.io/check"] = json!("shape");
     [
@@ -94,5 +96,6 @@ pub(crate) fn checks(node: &str) -> [(&'static str, Value); 4] {
         ("jasm-agent-shape", misshapen),
         ("jasm-agent-node", agents_secret("jasm-no-such-node", "jasm-admission-check")),
         ("jasm-agent-namespaces", agents_secret(node, "jasm-admission-check-namespaces")),
+        ("jasm-agent-marker", by_anybody),
     ]
 }

@@ -31,6 +31,8 @@ pub(crate) enum Refusal {
         /// In seconds.
         retry_after: u32,
     },
+    /// 422, to a watch that begins with a list: an API server of Kubernetes 1.30.
+    NoStreamingLists,
     /// 503.
     Unavailable,
 }
@@ -64,6 +66,7 @@ impl Refusal {
             Self::AlreadyExists | Self::Conflict => 409,
             Self::Expired => 410,
             Self::Overloaded { .. } | Self::Initializing { .. } => 429,
+            Self::NoStreamingLists => 422,
             Self::Unavailable => 503,
         }
     }
@@ -99,6 +102,10 @@ impl Refusal {
             Self::Overloaded { .. } => return None,
             Self::Initializing { retry_after } => {
                 ("TooManyRequests", "storage is (re)initializing".to_owned(), json!({"retryAfterSeconds": retry_after}))
+            }
+            Self::NoStreamingLists => {
+                let said = "ListOptions.meta.k8s.io \"\" is invalid: sendInitialEvents: Forbidden: sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled";
+                ("Invalid", said.to_owned(), json!({"group": "meta.k8s.io", "kind": "ListOptions"}))
             }
             Self::Unavailable => {
                 ("ServiceUnavailable", "the server is currently unable to handle the request".to_owned(), Value::Null)
