@@ -98,7 +98,6 @@ fn still_possible(thief: &Thief) -> Vec<Attempt> {
             agents_secret(thief.node.name(), "new"),
         ),
         ("overwrite a Secret of the agent's", Method::PUT, of("secrets/managed"), overwriting),
-        ("read a pod's spec on another node", Method::GET, of("pods/victim"), Value::Null),
         ("read a workload by its name", Method::GET, thief.path("apps/v1", "deployments/app"), Value::Null),
         ("list all pods of the cluster", Method::GET, "/api/v1/pods?limit=1".to_owned(), Value::Null),
         ("write an Event about any pod", Method::POST, thief.path("events.k8s.io/v1", "events"), event),

@@ -44,6 +44,7 @@ pub(super) fn pods(thief: &Thief) -> Vec<Row> {
     vec![
         ("run a pod", post.clone(), thief.path("", "pods"), pod.clone(), Rbac("create", "pods")),
         ("run a pod beside the agent", post.clone(), below(AGENT_NAMESPACE, "", "pods"), pod, Rbac("create", "pods")),
+        ("read a pod by its name", get.clone(), of(""), Value::Null, Rbac("get", "pods")),
         ("change a pod", patch.clone(), of(""), json!({}), Rbac("patch", "pods")),
         ("run a command in a pod", post.clone(), of("/exec?command=sh"), Value::Null, Rbac("create", "pods/exec")),
         ("run a command by way of GET", get.clone(), of("/exec?command=sh"), Value::Null, Rbac("get", "pods/exec")),
