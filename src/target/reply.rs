@@ -150,7 +150,7 @@ fn by_policy(policy: &str, said: &str, target: &str) -> Reply {
     let target = target.to_owned();
     if !policy.starts_with(super::admission::POLICY_PREFIX) {
         let by = format!("the admission policy {}", quoted(policy));
-        return Reply::Refused(TargetError::Forbidden { target, by, source: for_the_log(said) });
+        return Reply::Refused(TargetError::Forbidden { target, by, source: left_out() });
     }
     if let Some(told) = said.strip_prefix("jasm:probe ") {
         return match Held::parse(told) {
@@ -178,10 +178,10 @@ fn by_webhook(message: &str, target: &str) -> Option<TargetError> {
         message.strip_prefix("admission webhook \"").and_then(|rest| rest.split_once("\" denied the request"))
     {
         let by = format!("the admission webhook {}", quoted(webhook));
-        return Some(TargetError::Forbidden { target, by, source: for_the_log(message) });
+        return Some(TargetError::Forbidden { target, by, source: left_out() });
     }
     let (webhook, _) = message.split_once("failed calling webhook \"")?.1.split_once('"')?;
-    Some(TargetError::WebhookDown { target, webhook: quoted(webhook), source: for_the_log(message) })
+    Some(TargetError::WebhookDown { target, webhook: quoted(webhook), source: left_out() })
 }
 
 /// Only field names go on: a message of the API server may quote what was sent.
@@ -204,6 +204,11 @@ fn invalid(status: &Status, target: &str) -> TargetError {
 
 fn word(text: &str) -> String {
     text.chars().filter(|c| c.is_ascii_alphanumeric() || "-._".contains(*c)).take(64).collect()
+}
+
+/// A policy or webhook of somebody else's sees the value, and may quote it.
+fn left_out() -> BoxError {
+    "its words are left out: they may quote what was sent".into()
 }
 
 /// For the log only: what others wrote.
@@ -265,6 +270,10 @@ mod tests {
         for (recorded, reply) in recorded() {
             if let Reply::Refused(error) = reply {
                 let text = error.to_string();
+                for foreign in ["no secrets here", "secrets come from", "dial tcp"] {
+                    let whole = crate::error::chain(&error);
+                    assert!(!whole.contains(foreign), "case: {}: not in the log either: {whole}", recorded.case);
+                }
                 for foreign in
                     ["no secrets here", "secrets come from", "dial tcp", "keepalive", "system:serviceaccount"]
                 {
