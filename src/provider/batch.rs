@@ -11,7 +11,7 @@ use std::{
 
 use futures::future::{BoxFuture, select};
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot},
+    sync::{Notify, Semaphore, oneshot},
     time::timeout,
 };
 
@@ -116,10 +116,14 @@ impl Batches {
         timeout(limit, told).await.map_err(|_| Unasked::Late)?.map_err(|_| Unasked::GivenUp)
     }
 
-    /// A place among the requests that are under way, for one that is no batch.
-    pub(super) async fn place(&self) -> Option<OwnedSemaphorePermit> {
+    /// Does something else that counts among the requests that are under way.
+    pub(super) async fn beside<T>(&self, work: impl Future<Output = T>) -> T {
         // Never closed.
-        Arc::clone(&self.under_way).acquire_owned().await.ok()
+        let place = self.under_way.acquire().await;
+        let done = work.await;
+        drop(place);
+        self.landed.notify_one();
+        done
     }
 
     /// Sends until nobody waits.

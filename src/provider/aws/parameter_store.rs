@@ -141,7 +141,10 @@ impl Asker {
     async fn get_all(self: Arc<Self>, batch: Batch, turn: Turn) {
         let mut next = Some(turn);
         let mut batches = vec![batch];
-        while let Some(batch) = batches.pop().filter(|batch| batch.len() > 0) {
+        while let Some(batch) = batches.pop() {
+            if batch.len() == 0 {
+                continue;
+            }
             let turn = match next.take() {
                 Some(turn) => turn,
                 None => self.pace.turn().await,
@@ -262,8 +265,7 @@ impl SecretProvider for ParameterStore {
     async fn fetch(&self, remote: &RemoteRef, identity: &Identity) -> Result<SecretPayload, ProviderError> {
         let Identity::Agent = identity;
         if remote.path.ends_with(ALL_UNDER) {
-            let _place = self.batches.place().await;
-            return self.asker.get_folder(&remote.path).await;
+            return self.batches.beside(self.asker.get_folder(&remote.path)).await;
         }
         let name = match &remote.version {
             Some(version) => format!("{}:{version}", remote.path),

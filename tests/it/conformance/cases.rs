@@ -17,8 +17,8 @@ pub(super) const ALL: &[(&str, Case)] = &[
     ("denied and back", |bench| denied(bench).boxed_local()),
     ("throttled", |bench| throttled(bench).boxed_local()),
     ("slow", |bench| slow(bench).boxed_local()),
-    ("unavailable", |bench| unavailable(bench).boxed_local()),
-    ("truncated", |bench| truncated(bench).boxed_local()),
+    ("unavailable", |bench| passes(bench, Fault::Unavailable).boxed_local()),
+    ("truncated", |bench| passes(bench, Fault::Truncated).boxed_local()),
     ("too large an answer", |bench| oversized(bench).boxed_local()),
     ("black hole", |bench| black_hole(bench).boxed_local()),
     ("binary", |bench| binary(bench).boxed_local()),
@@ -87,18 +87,10 @@ async fn slow(bench: &Bench) -> Outcome {
     Ok(())
 }
 
-async fn unavailable(bench: &Bench) -> Outcome {
+/// One answer is spoiled, and the next one right.
+async fn passes(bench: &Bench, fault: Fault) -> Outcome {
     let (path, value) = bench.seed().await;
-    bench.subject.faults()?.fail_times(&path, 1, Fault::Unavailable);
-    let (pod, secret) = bench.ask(&path).await;
-    bench.wait_for_failure(&pod, "did not answer").await;
-    bench.wait_for(&secret, &value).await;
-    Ok(())
-}
-
-async fn truncated(bench: &Bench) -> Outcome {
-    let (path, value) = bench.seed().await;
-    bench.subject.faults()?.fail_times(&path, 1, Fault::Truncated);
+    bench.subject.faults()?.fail_times(&path, 1, fault);
     let (pod, secret) = bench.ask(&path).await;
     bench.wait_for_failure(&pod, "did not answer").await;
     bench.wait_for(&secret, &value).await;
