@@ -2,17 +2,18 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use futures::FutureExt;
+use futures::{FutureExt, future::join5};
 use kube::Client;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     changes::Changes,
     clock::{ApiClock, SeenClock},
-    config::Config,
+    config::{Config, Mode},
     error::BoxError,
     kubernetes::{self, ConnectError, TooOld},
     limits::ByteBudget,
+    masters::Masters,
     metrics::Metrics,
     policy_file::{PolicyFile, PolicyFileError},
     probe::{self, Heartbeat, Probes},
@@ -20,6 +21,7 @@ use crate::{
     provider::{ProvidersError, Registry, read_instances},
     reconcile::Context,
     report::Reporter,
+    request::ObjectKind,
     target::{Admission, TargetConfig, Targets},
     watch,
     workload::Workloads,
@@ -49,6 +51,12 @@ pub enum StartError {
     /// The API server lacks what the agent stands on.
     #[error(transparent)]
     TooOld(#[from] TooOld),
+    /// Masters would stand beside the stores' credentials.
+    #[error(
+        "--masters-namespace (JASM_MASTERS_NAMESPACE) is the agent's own namespace {0}, whose files hold the credentials for the \
+         stores: choose another one"
+    )]
+    MastersBesideTheAgent(String),
     /// The address of the probes cannot be used.
     #[error("--listen (JASM_LISTEN) {address} cannot be used: choose a free address of this machine")]
     Listen {
@@ -72,8 +80,9 @@ impl Parts {
         let changes = Arc::new(Changes::default());
         let policy = PolicyFile::load(&config.policy_file, Arc::clone(&metrics), Arc::clone(&changes))?;
         let instances = read_instances(&config.providers_file)?;
-        let registry =
-            Registry::new(instances, Arc::clone(&metrics), Arc::clone(&changes)).await.map_err(StartError::Instance)?;
+        let registry = Registry::new(config.mode, instances, Arc::clone(&metrics), Arc::clone(&changes))
+            .await
+            .map_err(StartError::Instance)?;
         Ok(Self { metrics, changes, policy: Arc::new(policy), registry: Arc::new(registry) })
     }
 }
@@ -89,10 +98,14 @@ pub async fn run(config: Config, metrics: Arc<Metrics>) -> Result<(), StartError
     }
     let clock = Arc::new(ApiClock::default());
     let client = kubernetes::connect(Arc::clone(&clock)).await?;
+    if config.mode == Mode::Central && config.masters_namespace.as_str() == client.default_namespace() {
+        return Err(StartError::MastersBesideTheAgent(config.masters_namespace.to_string()));
+    }
     let listener = probe::bind(config.listen).map_err(|error| listen_error(config.listen, error))?;
 
     let (reporter, events) = Reporter::new(client.clone(), &config.node_name, Arc::clone(&parts.metrics));
     let context = Arc::new(context(&parts, &config, client.clone(), clock, reporter));
+    let (masters, progress) = (context.masters.clone(), Arc::clone(&context.progress));
     let (admission, heartbeat) = (context.targets.admission(), Arc::new(Heartbeat::default()));
     serve_probes(listener, &parts, &context, &heartbeat, &admission, config.listen)?;
     let sending = tokio::spawn(events.run());
@@ -105,7 +118,13 @@ pub async fn run(config: Config, metrics: Arc<Metrics>) -> Result<(), StartError
         () = work => {}
         found = kubernetes::too_old(&client) => return Err(found.into()),
         () = give_up_after(stop) => tracing::warn!("ending with work under way: it took more than {FINISH:?}"),
-        _ = futures::future::join4(admission.watch(), parts.policy.watch(), heartbeat.beat(), parts.registry.keep_ready()) => {}
+        _ = join5(
+            admission.watch(),
+            parts.policy.watch(),
+            heartbeat.beat(),
+            parts.registry.keep_ready(),
+            follow_masters(masters.as_deref(), &progress, &parts.changes),
+        ) => {}
     }
     // The last reporter went with the work, so that the queue ends once it is empty.
     if tokio::time::timeout(SEND_THE_REST, sending).await.is_err() {
@@ -122,19 +141,46 @@ fn context(parts: &Parts, config: &Config, client: Client, clock: Arc<ApiClock>,
         node: config.node_name.clone(),
         own_namespace: client.default_namespace().to_owned(),
         freshness: config.freshness,
+        kinds: match config.mode {
+            Mode::Direct => &[ObjectKind::Secret],
+            Mode::Central => &[ObjectKind::Secret, ObjectKind::ConfigMap],
+        },
     };
+    let seen = Arc::new(SeenClock::default());
+    let targets = Targets::new(
+        client.clone(),
+        workloads,
+        target,
+        Arc::clone(&clock),
+        Arc::clone(&parts.metrics),
+        Arc::clone(&parts.changes),
+    );
+    let masters = (config.mode == Mode::Central).then(|| {
+        let (namespace, registry) = (config.masters_namespace.clone(), Arc::clone(&parts.registry));
+        let store = targets.masters(namespace.clone());
+        Masters::new(namespace, client.clone(), store, registry, Arc::clone(&seen))
+    });
     Context {
-        clock: Arc::clone(&clock),
+        masters,
+        clock,
         values: ByteBudget::for_values(),
         policy: Arc::clone(&parts.policy),
         registry: Arc::clone(&parts.registry),
-        workload_annotations: reads.then(|| WorkloadAnnotations::new(client.clone())),
-        targets: Targets::new(client, workloads, target, clock, Arc::clone(&parts.metrics), Arc::clone(&parts.changes)),
+        workload_annotations: reads.then(|| WorkloadAnnotations::new(client)),
+        targets,
         reporter,
         progress: Arc::new(Progress::new(reads)),
         changes: Arc::clone(&parts.changes),
-        seen: SeenClock::default(),
+        seen,
         freshness: config.freshness,
+    }
+}
+
+/// Never ends.
+async fn follow_masters(masters: Option<&Masters>, progress: &Progress, changes: &Changes) {
+    match masters {
+        Some(masters) => masters.watch(progress, changes).await,
+        None => futures::future::pending().await,
     }
 }
 

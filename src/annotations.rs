@@ -15,7 +15,7 @@ use serde_saphyr::{
     granit_parser::{Event, Parser},
 };
 
-use crate::request::{Format, SecretType};
+use crate::request::{Format, KindWish, SecretType};
 
 /// The largest annotation that is looked at, in bytes.
 pub const MAX_ANNOTATION_BYTES: usize = 8 * 1024;
@@ -36,8 +36,9 @@ pub struct RawRequest {
     pub provider: String,
     /// Name, path or ARN in the store.
     pub path: String,
-    /// The Secret to create, in the pod's namespace.
-    pub secret_name: String,
+    /// The Secret to create, in the pod's namespace; in central mode it may be absent.
+    #[serde(default, deserialize_with = "present")]
+    pub secret_name: Option<String>,
     /// Which keys of the source become which data keys; all of them where it is absent.
     #[serde(default, deserialize_with = "present")]
     pub keys: Option<RawKeys>,
@@ -53,6 +54,9 @@ pub struct RawRequest {
     /// The type of the Secret.
     #[serde(default, deserialize_with = "word")]
     pub r#type: SecretType,
+    /// Whether it is a Secret or a ConfigMap.
+    #[serde(default, deserialize_with = "word")]
+    pub kind: KindWish,
 }
 
 /// Pairs of data key and source key, in the order of the text. In a list both are the same.
@@ -353,12 +357,13 @@ mod tests {
         RawRequest {
             provider: "aws-secretsmanager".into(),
             path: "/prod/codnod/config".into(),
-            secret_name: "app-credentials".into(),
+            secret_name: Some("app-credentials".into()),
             keys: None,
             version: None,
             format: Format::Auto,
             data_key: None,
             r#type: SecretType::Opaque,
+            kind: KindWish::Auto,
         }
     }
 
@@ -423,7 +428,7 @@ mod tests {
                 format!("{GOOD}type: kubernetes.io/service-account-token\n"),
                 "known values: Opaque, kubernetes.io/tls",
             ),
-            ("missing field", "provider: a\npath: b\n".into(), "field `secretName` is missing"),
+            ("missing field", "provider: a\nsecretName: b\n".into(), "field `path` is missing"),
             ("near miss", GOOD.replace("secretName", "secretname"), "did you mean `secretName`?"),
             ("unknown field", format!("{GOOD}namespace: kube-system\n"), "field `namespace` is not known (line 4"),
             ("endpoint is not the tenant's", format!("{GOOD}endpoint: http://evil\n"), "field `endpoint` is not known"),
@@ -652,19 +657,20 @@ mod tests {
             |(provider, path, secret_name, (keys, version, data_key), (format, r#type))| RawRequest {
                 provider,
                 path,
-                secret_name,
+                secret_name: Some(secret_name),
                 keys,
                 version,
                 format,
                 data_key,
                 r#type,
+                kind: KindWish::Auto,
             },
         )
     }
 
     /// A request as an object, with a list of keys where that says the same.
     fn rendered(request: &RawRequest) -> Value {
-        let RawRequest { provider, path, secret_name, keys, version, format, data_key, r#type } = request;
+        let RawRequest { provider, path, secret_name, keys, version, format, data_key, r#type, kind: _ } = request;
         let mut object = json!({"provider": provider, "path": path, "secretName": secret_name});
         let keys = keys.as_ref().map(|RawKeys(pairs)| match pairs.iter().all(|(key, source)| key == source) {
             true => pairs.iter().map(|(key, _)| json!(key)).collect(),

@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use tracing::Level;
 
 use crate::{
+    masters::MastersNamespace,
     names::{is_dns_label, is_dns_subdomain},
     telemetry::LogFormat,
 };
@@ -31,6 +32,12 @@ pub struct Flags {
         default_value = "/etc/jasm/providers.yaml"
     )]
     providers_file: PathBuf,
+    /// Where values go: direct (from the store to the pods' namespaces) or central (by way of one master for each source)
+    #[arg(long, env = "JASM_MODE", global = true, value_name = "MODE", default_value = "direct")]
+    mode: String,
+    /// Namespace of the masters, in central mode
+    #[arg(long, env = "JASM_MASTERS_NAMESPACE", global = true, value_name = "NAME", default_value = "jasm-masters")]
+    masters_namespace: String,
     /// Address of probes and metrics
     #[arg(long, env = "JASM_LISTEN", global = true, value_name = "IP:PORT", default_value = "0.0.0.0:8080")]
     listen: String,
@@ -129,6 +136,28 @@ fn namespace(name: &str) -> Result<String, String> {
     }
 }
 
+/// Where values go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// From the store to the pods' namespaces.
+    #[default]
+    Direct,
+    /// To one master for each source, and from there to the pods' namespaces.
+    Central,
+}
+
+impl FromStr for Mode {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "direct" => Ok(Self::Direct),
+            "central" => Ok(Self::Central),
+            _ => Err(()),
+        }
+    }
+}
+
 /// The checked configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -140,6 +169,10 @@ pub struct Config {
     pub policy_file: PathBuf,
     /// A file.
     pub providers_file: PathBuf,
+    /// Where values go.
+    pub mode: Mode,
+    /// The namespace of the masters, in central mode.
+    pub masters_namespace: MastersNamespace,
     /// Of probes and metrics.
     pub listen: SocketAddr,
     /// How much older than its pod a value may be.
@@ -179,6 +212,8 @@ impl TryFrom<Flags> for Config {
             check,
             policy_file: flags.policy_file,
             providers_file: flags.providers_file,
+            mode: value("--mode", "JASM_MODE", &flags.mode, "direct and central are allowed")?,
+            masters_namespace: masters_namespace(&flags.masters_namespace)?,
             listen: value(
                 "--listen",
                 "JASM_LISTEN",
@@ -211,6 +246,16 @@ fn value<T: FromStr>(
     allowed: &'static str,
 ) -> Result<T, ConfigError> {
     text.parse().map_err(|_| ConfigError { flag, variable, problem: format!("is {text:?}"), allowed })
+}
+
+/// Whether it is the agent's own is known once there is a connection.
+fn masters_namespace(name: &str) -> Result<MastersNamespace, ConfigError> {
+    MastersNamespace::checked(name).ok_or_else(|| ConfigError {
+        flag: "--masters-namespace",
+        variable: "JASM_MASTERS_NAMESPACE",
+        problem: format!("is {name:?}"),
+        allowed: "the name of a namespace that is neither kube-* nor the agent's own is allowed",
+    })
 }
 
 fn node_name(name: Option<String>) -> Result<String, ConfigError> {
@@ -252,6 +297,8 @@ mod tests {
             node_name: "node-1".into(),
             policy_file: "/etc/jasm/policy.yaml".into(),
             providers_file: "/etc/jasm/providers.yaml".into(),
+            mode: Mode::Direct,
+            masters_namespace: MastersNamespace::checked("jasm-masters").expect("a name"),
             listen: "0.0.0.0:8080".parse().expect("an address"),
             freshness: Duration::ZERO,
             workload_annotations: true,

@@ -76,7 +76,8 @@ fn no_case_is_there_twice() {
 fn walk(case: &Case, policy: &Policy) -> Outcome {
     let mut outcome = Outcome::default();
     let Some(text) = &case.text else { return outcome };
-    let catalogue = Catalogue::new([(ProviderName::for_test("aws-secretsmanager"), Kind::for_test())]);
+    let catalogue =
+        Catalogue::new(crate::config::Mode::Direct, [(ProviderName::for_test("aws-secretsmanager"), Kind::for_test())]);
     let started = Instant::now();
     let parsed = request::parse(text, &catalogue);
     assert!(started.elapsed() < LIMIT, "parsing took {:?}", started.elapsed());

@@ -1,6 +1,6 @@
 //! The umbrella error of a sync: what the pod's owner is told (`Display`), under which reason, and when to try again.
 
-use std::{error::Error, fmt::Write as _};
+use std::{error::Error, fmt::Write as _, sync::Arc};
 
 use tokio::time::Instant;
 
@@ -9,7 +9,7 @@ use crate::{
     mapping::MappingError,
     policy::Denied,
     provider::{FetchError, ProviderError, ProviderName},
-    request::RequestError,
+    request::{ObjectKind, RequestError},
     target::TargetError,
 };
 
@@ -109,9 +109,29 @@ pub enum SyncError {
         /// What is wrong with it.
         problem: MappingError,
     },
+    /// Something secret, for which a ConfigMap was asked.
+    #[error(
+        "{} is a SecureString at the store, and is not written to a ConfigMap: take `kind: ConfigMap` out, and use the Secret",
+        quoted(.path)
+    )]
+    NotPlain {
+        /// Where it stands at the store.
+        path: String,
+    },
+    /// It became one kind of object while another was looked for.
+    #[error("the type of {} changed at the store; the agent tries again, for a {kind}", quoted(.path))]
+    OtherKind {
+        /// Where it stands at the store.
+        path: String,
+        /// What it is now.
+        kind: ObjectKind,
+    },
     /// The write.
     #[error(transparent)]
     Target(#[from] TargetError),
+    /// The master.
+    #[error(transparent)]
+    Master(Arc<TargetError>),
     /// A bug of ours, caught.
     #[error("the agent hit a bug while syncing {target}; other pods are not affected; the agent's log has the place")]
     Panicked {
@@ -133,7 +153,9 @@ impl SyncError {
                 MappingError::KeyMissing { .. } => Reason::SecretKeyMissing,
                 _ => Reason::SecretInvalid,
             },
+            Self::NotPlain { .. } | Self::OtherKind { .. } => Reason::SecretInvalid,
             Self::Target(error) => error.reason(),
+            Self::Master(error) => error.reason(),
             Self::Panicked { .. } => Reason::SecretWriteFailed,
         }
     }
@@ -144,8 +166,10 @@ impl SyncError {
             Self::Request(_) | Self::Denied(_) => Retry::OnChange,
             Self::Provider(error) => error.provider_error().retry(),
             // The source has to change first; asking for it is a fetch, so it is asked slowly.
-            Self::Mapping { .. } | Self::Panicked { .. } => Retry::Absent,
+            Self::Mapping { .. } | Self::NotPlain { .. } | Self::Panicked { .. } => Retry::Absent,
+            Self::OtherKind { .. } => Retry::Transient,
             Self::Target(error) => error.retry(),
+            Self::Master(error) => error.retry(),
         }
     }
 
@@ -196,7 +220,10 @@ impl SyncError {
                 MappingError::TooLarge { .. } => "MapTooLarge",
                 MappingError::WrongForType { .. } => "MapWrongForType",
             },
+            Self::NotPlain { .. } => "MapNotPlain",
+            Self::OtherKind { .. } => "MapOtherKind",
             Self::Target(error) => error.action(),
+            Self::Master(error) => error.action(),
             Self::Panicked { .. } => "Panic",
         }
     }

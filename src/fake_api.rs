@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use crate::{
     changes::Changes,
-    clock::{ApiClock, SeenClock},
+    clock::ApiClock,
+    config::Mode,
     error::BoxError,
     limits::ByteBudget,
     metrics::Metrics,
@@ -19,6 +20,7 @@ use crate::{
     provider::{Registry, read_instances},
     reconcile::Context,
     report::Reporter,
+    request::ObjectKind,
     target::{TargetConfig, Targets},
     workload::Workloads,
 };
@@ -98,14 +100,21 @@ impl Scene {
         let (metrics, changes) = (Arc::new(Metrics::default()), Arc::new(Changes::default()));
         let instances = read_instances(&providers).expect("instances");
         let (reporter, _) = Reporter::new(client.clone(), "node-1", Arc::clone(&metrics));
-        let target =
-            TargetConfig { node: "node-1".into(), own_namespace: "jasm-system".into(), freshness: Duration::ZERO };
+        let target = TargetConfig {
+            node: "node-1".into(),
+            own_namespace: "jasm-system".into(),
+            freshness: Duration::ZERO,
+            kinds: &[ObjectKind::Secret],
+        };
         let clock = Arc::new(ApiClock::default());
         let context = Context {
             policy: Arc::new(PolicyFile::load(&policy, Arc::clone(&metrics), Arc::clone(&changes)).expect("a policy")),
             registry: Arc::new(
-                Registry::new(instances, Arc::clone(&metrics), Arc::clone(&changes)).await.expect("a registry"),
+                Registry::new(Mode::Direct, instances, Arc::clone(&metrics), Arc::clone(&changes))
+                    .await
+                    .expect("a registry"),
             ),
+            masters: None,
             workload_annotations: None,
             targets: Targets::new(
                 client,
@@ -118,7 +127,7 @@ impl Scene {
             reporter,
             progress: Arc::default(),
             changes,
-            seen: SeenClock::default(),
+            seen: Arc::default(),
             clock,
             values: ByteBudget::for_values(),
             freshness: Duration::ZERO,

@@ -26,7 +26,8 @@
 //! | [`provider`] | the stores, one adapter each; one fetch per key at a time | stores, providers.yaml |
 //! | [`secret_value`] | a value that is zeroized and never printed | no |
 //! | [`mapping`] | value to Secret data | no |
-//! | [`target`] | the write protocol | writes Secrets |
+//! | [`masters`] | central mode: one master for each source, and what its copies follow | watch |
+//! | [`target`] | the write protocol | writes Secrets and ConfigMaps, reads masters |
 //! | [`report`] | an outcome as log line, metric and Event | writes Events |
 //! | [`error`] | why a sync failed, under which reason, when to try again | no |
 //! | [`changes`], [`clock`], [`limits`] | what wakes waiters; the API server's time; bytes held | no |
@@ -43,7 +44,8 @@
 //!    the agent, in the text of an access that was denied.
 //! 4. An unknown or malformed annotation denies that request and says so on the pod; it never means a default.
 //! 5. The Secret's namespace is the pod's, by type: [`pod::PodNamespace`] comes from a pod and from nothing else. Only the
-//!    admission check's dry runs go to the agent's own namespace.
+//!    admission check's dry runs go to the agent's own namespace, and masters to the operator's
+//!    [`masters::MastersNamespace`].
 //! 6. No `DashMap` guard lives across an `.await`; only `provider/in_flight.rs` names it.
 //! 7. No mutable globals, no registration by magic: wiring stands in [`agent`] and `provider/registry.rs`.
 //! 8. A store's or a policy's trouble never deletes, empties or shrinks a Secret that is there.
@@ -64,6 +66,7 @@ pub mod journald;
 pub mod kubernetes;
 pub mod limits;
 pub mod mapping;
+pub mod masters;
 pub mod metrics;
 mod names;
 pub mod pod;

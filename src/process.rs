@@ -62,7 +62,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        provider::{FetchKey, Identity, InFlight, ProviderName},
+        provider::{FetchError, FetchKey, Identity, InFlight, ProviderName},
         request::RemoteRef,
         secret_value::SecretPayload,
         telemetry::{self, LogFormat},
@@ -128,7 +128,7 @@ mod tests {
                     async move { panic!("{fetched}") }.boxed()
                 })
             };
-            assert!(InFlight::default().fetch(&key, Timestamp::UNIX_EPOCH, start).await.is_err());
+            assert!(InFlight::<FetchError>::default().fetch(&key, Timestamp::UNIX_EPOCH, start).await.is_err());
             assert!(tokio::spawn(async move { panic!("{tasks}") }).await.is_err());
         });
         assert!(thread::spawn(move || panic!("{threads}")).join().is_err());

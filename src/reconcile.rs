@@ -8,8 +8,10 @@ use std::{
     time::Duration,
 };
 
-use futures::{FutureExt, future::join_all};
-use jiff::Timestamp;
+use futures::{
+    FutureExt,
+    future::{self, join_all},
+};
 use kube::runtime::controller::Action;
 use tokio::time::Instant;
 
@@ -20,14 +22,15 @@ use crate::{
     error::{Retry, SyncError, chain},
     limits::ByteBudget,
     mapping,
+    masters::Masters,
     pod::PodView,
     policy::{AdmittedRequest, Requester, RuleName},
     policy_file::PolicyFile,
     progress::{Ask, Due, Lookup, Progress},
-    provider::{Asker, Identity, Registry},
+    provider::{Asker, Fetched, Identity, Kind, Registry},
     report::Reporter,
-    request,
-    target::{Asked, Outcome, Targets, Urgency, Value},
+    request::{self, KindWish, ObjectKind},
+    target::{Asked, Served, Targets, Urgency, Value, Want},
     workload_annotations::{Inherited, WorkloadAnnotations},
 };
 
@@ -37,6 +40,8 @@ pub struct Context {
     pub policy: Arc<PolicyFile>,
     /// The stores.
     pub registry: Arc<Registry>,
+    /// The masters, in central mode.
+    pub masters: Option<Arc<Masters>>,
     /// What workloads ask for; `None` where that is switched off.
     pub workload_annotations: Option<WorkloadAnnotations>,
     /// The Secrets.
@@ -48,7 +53,7 @@ pub struct Context {
     /// What wakes those who wait for a change.
     pub changes: Arc<Changes>,
     /// The newest pod seen.
-    pub seen: SeenClock,
+    pub seen: Arc<SeenClock>,
     /// The API server's clock.
     pub clock: Arc<ApiClock>,
     /// The bound on values between fetch and write.
@@ -141,9 +146,13 @@ impl Context {
         .await;
         let took = started.elapsed();
         match outcome {
-            Ok((outcome, rule)) => {
-                let tell = self.progress.done(pod, due, outcome);
-                self.reporter.served(pod, &ask, &rule, outcome, took, tell);
+            Ok((served, rule)) => {
+                let tell = self.progress.done(pod, due, &served);
+                self.reporter.served(pod, &ask, &rule, &served, took, tell);
+                // Only now: what its master told meanwhile found nothing that was served.
+                if let (Some(masters), Ok(request), Some(holds)) = (&self.masters, &ask, &served.holds) {
+                    masters.index().check_copy(&request.remote.source_id(), &holds.known);
+                }
             }
             Err(error) => {
                 let verdict = self.progress.failed(pod, due, &error);
@@ -153,7 +162,7 @@ impl Context {
     }
 
     /// The steps: request, policy, value (if it is needed), write. Also tells which rule admitted it.
-    async fn sync(&self, pod: &PodView, due: &Due, from: Place) -> Result<(Outcome, RuleName), SyncError> {
+    async fn sync(&self, pod: &PodView, due: &Due, from: Place) -> Result<(Served, RuleName), SyncError> {
         let request = due.ask.clone()?;
         let admitted = self.policy.current().admit(request, &Requester::of(pod))?;
         tracing::debug!(namespace = %pod.namespace(), pod = pod.name(), rule = %admitted.rule(), "admitted");
@@ -162,26 +171,92 @@ impl Context {
         asked.gives_way = from == Place::Workload && due.was_there && pod.is_running();
         self.seen.observe(asked.reference);
         let urgency = match due {
-            Due { hangs: true, .. } | Due { failures: 1.., .. } => Urgency::Again,
+            Due { hangs: true, .. } | Due { left_behind: true, .. } | Due { failures: 1.., .. } => Urgency::Again,
             Due { replayed: true, edited_at: None, seen_at, .. } => Urgency::Replayed { seen_at: *seen_at },
             _ => Urgency::Starting,
         };
         if urgency == Urgency::Again
-            && !due.hangs
+            && due.failures > 0
             && let Some(error) = self.registry.stands_in_the_way(&admitted, Identity::Agent, asked.reference)
         {
             return Err(error.into());
         }
-        let value = self.value(pod, asked.reference, &admitted);
-        let outcome = self.targets.apply(pod, asked, &admitted, urgency, value).await?;
-        Ok((outcome, admitted.rule().clone()))
+        let work = Work { pod, asked, admitted: &admitted, urgency };
+        let served = match self.known_kind(&admitted) {
+            None => {
+                let value = self.value(&work).await?;
+                self.write(&work, value.kind, future::ready(Ok(value))).await
+            }
+            Some(kind) => match self.write(&work, kind, self.value_as(&work, kind)).await {
+                // The store holds it under another type than it did.
+                Err(SyncError::OtherKind { kind, .. }) => self.write(&work, kind, self.value_as(&work, kind)).await,
+                served => served,
+            },
+        };
+        Ok((served?, admitted.rule().clone()))
+    }
+
+    /// As what it is written, where that is known without its value.
+    fn known_kind(&self, admitted: &AdmittedRequest) -> Option<ObjectKind> {
+        let request = admitted.request();
+        match (request.kind, &self.masters) {
+            (KindWish::ConfigMap, _) => Some(ObjectKind::ConfigMap),
+            (KindWish::Auto, Some(masters)) if self.store(admitted).is_some_and(Kind::may_be_plain) => {
+                masters.kind_of(&request.remote)
+            }
+            _ => Some(ObjectKind::Secret),
+        }
+    }
+
+    fn store(&self, admitted: &AdmittedRequest) -> Option<Kind> {
+        self.registry.catalogue().get(admitted.request().remote.provider.as_str()).map(|(_, kind)| kind)
+    }
+
+    async fn write(
+        &self,
+        work: &Work<'_>,
+        kind: ObjectKind,
+        value: impl Future<Output = Result<Value, SyncError>>,
+    ) -> Result<Served, SyncError> {
+        let Work { pod, asked, admitted, urgency } = *work;
+        let copy = match (&self.masters, self.store(admitted)) {
+            (Some(masters), Some(store)) => Some(masters.copy_of(&pod.namespace(), admitted, store)?),
+            _ => None,
+        };
+        self.targets.apply(pod, asked, &Want { admitted, kind, copy }, urgency, value).await
+    }
+
+    /// The value, where it is still of that kind.
+    async fn value_as(&self, work: &Work<'_>, kind: ObjectKind) -> Result<Value, SyncError> {
+        let value = self.value(work).await?;
+        match value.kind == kind {
+            true => Ok(value),
+            false => Err(SyncError::OtherKind { path: work.admitted.request().remote.path.clone(), kind: value.kind }),
+        }
+    }
+
+    /// From the store, or by way of its master.
+    async fn fetch(&self, work: &Work<'_>) -> Result<Arc<Fetched>, SyncError> {
+        let Work { pod, asked, admitted, .. } = *work;
+        let asker = Asker { namespace: pod.namespace(), reference: asked.reference, freshness: self.freshness };
+        match (&self.masters, self.store(admitted)) {
+            (Some(masters), Some(store)) => masters.fetch(admitted, store, &asker).await,
+            _ => Ok(self.registry.fetch(admitted, Identity::Agent, &asker, &self.seen).await?),
+        }
     }
 
     /// The value, no older than the pod (or its edit): fetched, then mapped.
-    async fn value(&self, pod: &PodView, reference: Timestamp, admitted: &AdmittedRequest) -> Result<Value, SyncError> {
-        let asker = Asker { namespace: pod.namespace(), reference, freshness: self.freshness };
-        let fetched = self.registry.fetch(admitted, Identity::Agent, &asker, &self.seen).await?;
+    async fn value(&self, work: &Work<'_>) -> Result<Value, SyncError> {
+        let (admitted, fetched) = (work.admitted, self.fetch(work).await?);
         let template = &admitted.request().template;
+        let kind = match (admitted.request().kind, fetched.payload.is_plain()) {
+            (KindWish::ConfigMap, false) => {
+                return Err(SyncError::NotPlain { path: admitted.request().remote.path.clone() });
+            }
+            (KindWish::Secret, _) | (_, false) => ObjectKind::Secret,
+            _ if self.masters.is_none() => ObjectKind::Secret,
+            _ => ObjectKind::ConfigMap,
+        };
         let reserved = self.values.reserve(mapping::memory_of(template, &fetched.payload)).await;
         let data = mapping::map(template, &fetched.payload).map_err(|problem| SyncError::Mapping {
             provider: admitted.request().remote.provider.clone(),
@@ -189,8 +264,17 @@ impl Context {
             problem,
         })?;
         let version = fetched.payload.version().to_owned();
-        Ok(Value { data, version, seen_through: fetched.seen_through, reserved })
+        Ok(Value { kind, data, version, seen_through: fetched.seen_through, reserved })
     }
+}
+
+/// One request on its way to its object.
+#[derive(Clone, Copy)]
+struct Work<'a> {
+    pod: &'a PodView,
+    asked: Asked,
+    admitted: &'a AdmittedRequest,
+    urgency: Urgency,
 }
 
 /// Turns a panic into an error, so that it stays where it happened.

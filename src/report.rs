@@ -20,7 +20,8 @@ use crate::{
     pod::PodView,
     policy::RuleName,
     progress::{Ask, Verdict},
-    target::Outcome,
+    request::{KindWish, ObjectKind},
+    target::{Outcome, Served},
 };
 
 /// `reportingController` of every Event.
@@ -60,8 +61,9 @@ impl Reporter {
     }
 
     /// A request that `rule` admitted was served. `tell`: whether the pod's owner is to see it.
-    pub fn served(&self, pod: &PodView, ask: &Ask, rule: &RuleName, outcome: Outcome, took: Duration, tell: bool) {
-        let fields = Fields::of(ask);
+    pub fn served(&self, pod: &PodView, ask: &Ask, rule: &RuleName, served: &Served, took: Duration, tell: bool) {
+        let (fields, outcome) = (Fields::of(ask), served.outcome);
+        let kind = served.holds.as_ref().map_or(ObjectKind::Secret, |holds| holds.kind);
         self.metrics.sync(fields.provider, outcome.as_str(), Reason::SecretSyncSuccess, took.as_secs_f64());
         tracing::info!(
             outcome = outcome.as_str(),
@@ -84,12 +86,12 @@ impl Reporter {
             Outcome::NamespaceGone => return,
         };
         if tell {
-            let mut note = format!("Secret {} {said} from {} {}", fields.secret, fields.provider, fields.path);
+            let mut note = format!("{kind} {} {said} from {} {}", fields.secret, fields.provider, fields.path);
             if outcome == Outcome::Updated {
                 // The kubelet did not wait for it: the Secret was there.
                 note.push_str("; containers that started before keep the old value in their environment");
             }
-            self.tell(pod, fields.secret, EventType::Normal, Reason::SecretSyncSuccess, "Sync", note);
+            self.tell(pod, (kind, fields.secret), EventType::Normal, Reason::SecretSyncSuccess, "Sync", note);
         }
     }
 
@@ -119,7 +121,7 @@ impl Reporter {
             "sync"
         );
         if verdict.tell {
-            self.tell(pod, fields.secret, EventType::Warning, reason, error.action(), error.to_string());
+            self.tell(pod, (fields.kind, fields.secret), EventType::Warning, reason, error.action(), error.to_string());
         }
     }
 
@@ -128,18 +130,26 @@ impl Reporter {
         self.metrics.panicked();
     }
 
-    fn tell(&self, pod: &PodView, secret: &str, type_: EventType, reason: Reason, action: &str, note: String) {
+    fn tell(
+        &self,
+        pod: &PodView,
+        (kind, name): (ObjectKind, &str),
+        type_: EventType,
+        reason: Reason,
+        action: &str,
+        note: String,
+    ) {
         let event = Event {
             type_,
             reason: reason.as_str().to_owned(),
             note: Some(shortened(note)),
             action: action.to_owned(),
             // The Recorder folds Events that agree in this, the reason and the action.
-            secondary: (!secret.is_empty()).then(|| ObjectReference {
+            secondary: (!name.is_empty()).then(|| ObjectReference {
                 api_version: Some("v1".to_owned()),
-                kind: Some("Secret".to_owned()),
+                kind: Some(kind.as_str().to_owned()),
                 namespace: pod.metadata.namespace.clone(),
-                name: Some(secret.to_owned()),
+                name: Some(name.to_owned()),
                 ..ObjectReference::default()
             }),
         };
@@ -189,6 +199,7 @@ struct Fields<'a> {
     provider: &'a str,
     path: &'a str,
     secret: &'a str,
+    kind: ObjectKind,
 }
 
 impl<'a> Fields<'a> {
@@ -198,8 +209,12 @@ impl<'a> Fields<'a> {
                 provider: request.remote.provider.as_str(),
                 path: &request.remote.path,
                 secret: request.secret_name.as_str(),
+                kind: match request.kind {
+                    KindWish::ConfigMap => ObjectKind::ConfigMap,
+                    KindWish::Auto | KindWish::Secret => ObjectKind::Secret,
+                },
             },
-            Err(_) => Self { provider: "", path: "", secret: "" },
+            Err(_) => Self { provider: "", path: "", secret: "", kind: ObjectKind::Secret },
         }
     }
 }

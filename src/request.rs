@@ -7,8 +7,10 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     annotations::{self, AnnotationError, RawKeys, RawRequest, did_you_mean, invalid, quoted},
+    config::Mode,
+    masters,
     names::{MAX_DATA_KEY_BYTES, MAX_NAME_BYTES, is_data_key, is_dns_subdomain},
-    provider::{Catalogue, ProviderName},
+    provider::{Catalogue, Kind, ProviderName},
 };
 
 /// The longest path, name or ARN that is sent to a store, in bytes (Secrets Manager's own limit for names).
@@ -29,6 +31,8 @@ pub struct SecretRequest {
     pub secret_name: SecretName,
     /// How the value becomes data.
     pub template: Template,
+    /// As what it is written.
+    pub kind: KindWish,
 }
 
 /// One version of one secret in one store.
@@ -113,11 +117,62 @@ impl SecretType {
     }
 }
 
+/// As what a value is to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize)]
+pub enum KindWish {
+    /// As a ConfigMap where the store itself calls the value no secret and the agent's mode is central, else as a Secret.
+    #[default]
+    #[serde(rename = "auto")]
+    Auto,
+    /// As a Secret.
+    Secret,
+    /// As a ConfigMap, or not at all.
+    ConfigMap,
+}
+
+/// The kinds of objects that are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ObjectKind {
+    /// For whatever a store holds.
+    Secret,
+    /// For what the store itself does not call secret.
+    ConfigMap,
+}
+
+impl ObjectKind {
+    /// As it stands in `kind`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Secret => "Secret",
+            Self::ConfigMap => "ConfigMap",
+        }
+    }
+
+    /// As it stands in a URL.
+    pub fn plural(self) -> &'static str {
+        match self {
+            Self::Secret => "secrets",
+            Self::ConfigMap => "configmaps",
+        }
+    }
+}
+
+impl fmt::Display for ObjectKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// A checked name of a Secret.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SecretName(String);
 
 impl SecretName {
+    /// A name that RFC 1123 allows for a subdomain.
+    pub(crate) fn checked(name: String) -> Option<Self> {
+        is_dns_subdomain(&name).then_some(Self(name))
+    }
+
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -137,7 +192,8 @@ impl SecretRequest {
     /// A request with everything at its default, for tables in tests.
     pub fn for_test(provider: &str, path: &str, secret_name: &str) -> Self {
         let remote = RemoteRef { provider: ProviderName::for_test(provider), path: path.to_owned(), version: None };
-        Self { remote, secret_name: SecretName::for_test(secret_name), template: Template::default() }
+        let secret_name = SecretName::for_test(secret_name);
+        Self { remote, secret_name, template: Template::default(), kind: KindWish::Auto }
     }
 }
 
@@ -154,7 +210,7 @@ impl SecretRequest {
     /// Fields at their default are left out, so that ids written by older releases stay equal: the golden file
     /// `tests/golden/source_ids.txt` may only grow. Two requests with equal ids get equal data from equal values.
     pub fn source_id(&self) -> String {
-        let RemoteRef { provider, path, version } = &self.remote;
+        let version = &self.remote.version;
         let Template { keys, format, data_key, secret_type: _ } = &self.template;
         let mut fields = Vec::new();
         fields.extend(version.as_ref().map(|version| format!("version={}", escaped(version))));
@@ -173,11 +229,42 @@ impl SecretRequest {
         if data_key != DEFAULT_DATA_KEY {
             fields.push(format!("dataKey={}", escaped(data_key)));
         }
-        let source = format!("v1:{provider}:{path}");
-        match fields.join("&") {
-            none if none.is_empty() => source,
-            fields if source.len() + 1 + fields.len() <= MAX_SOURCE_ID_BYTES => format!("{source}?{fields}"),
-            fields => format!("{source}?sha256={:x}", Sha256::digest(&fields)),
+        self.remote.id_with(&fields.join("&"))
+    }
+
+    /// Takes in another entry for the same object: other keys of the same source. Says whether the two go together.
+    fn merge(&mut self, other: &Self) -> bool {
+        let without_keys = |request: &Self| {
+            let template = Template { keys: None, ..request.template.clone() };
+            Self { template, ..request.clone() }
+        };
+        if without_keys(self) != without_keys(other) {
+            return false;
+        }
+        let (Some(keys), Some(more)) = (&mut self.template.keys, &other.template.keys) else { return false };
+        let agree = more.iter().all(|(key, source)| keys.get(key).is_none_or(|known| known == source));
+        if agree {
+            keys.extend(more.clone());
+        }
+        agree
+    }
+}
+
+impl RemoteRef {
+    /// The canonical name of the source alone, whatever becomes of its value: what stands on a master.
+    pub fn source_id(&self) -> String {
+        let version = self.version.as_ref().map(|version| format!("version={}", escaped(version)));
+        self.id_with(&version.unwrap_or_default())
+    }
+
+    fn id_with(&self, fields: &str) -> String {
+        let source = format!("v1:{}:{}", self.provider, self.path);
+        if fields.is_empty() {
+            source
+        } else if source.len() + 1 + fields.len() <= MAX_SOURCE_ID_BYTES {
+            format!("{source}?{fields}")
+        } else {
+            format!("{source}?sha256={:x}", Sha256::digest(fields))
         }
     }
 }
@@ -215,7 +302,7 @@ pub enum RequestError {
 }
 
 /// Parses and checks an annotation. Each entry of a list stands for itself: one that cannot be served is no reason not
-/// to serve the others.
+/// to serve the others. Entries for one object with different keys of one source are one request.
 ///
 /// # Errors
 /// The outer one where the text cannot be read; an inner one for an entry in which something is wrong. Nothing is
@@ -223,30 +310,41 @@ pub enum RequestError {
 pub fn parse(text: &str, catalogue: &Catalogue) -> Result<Vec<Result<SecretRequest, RequestError>>, AnnotationError> {
     let entries = annotations::parse(text)?;
     let several = entries.len() > 1;
-    let mut checked: Vec<Result<SecretRequest, RequestError>> = Vec::with_capacity(entries.len());
+    let mut checked: Vec<(usize, Result<SecretRequest, RequestError>)> = Vec::with_capacity(entries.len());
     for (index, raw) in entries.into_iter().enumerate() {
-        let request = check(raw, catalogue).and_then(|request| {
-            let earlier = |other: &Result<SecretRequest, RequestError>| {
-                other.as_ref().is_ok_and(|other| other.secret_name == request.secret_name)
-            };
-            match checked.iter().position(earlier) {
-                None => Ok(request),
-                Some(other) => Err(invalid(format!(
-                    "secretName {} is that of entry {} already; give each source a name of its own",
-                    quoted(request.secret_name.as_str()),
-                    other + 1
-                ))
-                .into()),
+        let number = index + 1;
+        let request = check(raw, catalogue).and_then(|request| join(&mut checked, request));
+        match request {
+            Ok(None) => {}
+            Ok(Some(request)) => checked.push((number, Ok(request))),
+            Err(RequestError::Annotation(error)) if several => {
+                checked.push((number, Err(invalid(format!("entry {number}: {}", error.problem)).into())));
             }
-        });
-        checked.push(request.map_err(|error| match error {
-            RequestError::Annotation(error) if several => {
-                invalid(format!("entry {}: {}", index + 1, error.problem)).into()
-            }
-            error => error,
-        }));
+            Err(error) => checked.push((number, Err(error))),
+        }
     }
-    Ok(checked)
+    Ok(checked.into_iter().map(|(_, request)| request).collect())
+}
+
+/// Puts an entry into the earlier one for the same object, where there is one; else gives it back.
+fn join(
+    earlier: &mut [(usize, Result<SecretRequest, RequestError>)],
+    request: SecretRequest,
+) -> Result<Option<SecretRequest>, RequestError> {
+    let with_that_name = earlier.iter_mut().find_map(|(number, other)| match other {
+        Ok(other) if other.secret_name == request.secret_name => Some((*number, other)),
+        _ => None,
+    });
+    let Some((number, other)) = with_that_name else { return Ok(Some(request)) };
+    match other.merge(&request) {
+        true => Ok(None),
+        false => Err(invalid(format!(
+            "secretName {} is that of entry {number} already; give each source a name of its own (different `keys` of one \
+             source may share one)",
+            quoted(request.secret_name.as_str())
+        ))
+        .into()),
+    }
 }
 
 fn check(raw: RawRequest, catalogue: &Catalogue) -> Result<SecretRequest, RequestError> {
@@ -261,19 +359,59 @@ fn check(raw: RawRequest, catalogue: &Catalogue) -> Result<SecretRequest, Reques
             written: raw.provider,
         });
     };
-    let path = kind.check_path(&raw.path).map_err(|problem| invalid(format!("field `path` {problem}")))?;
-    if let Some(version) = &raw.version {
+    let (remote, key) = check_remote(&raw, provider, kind)?;
+    let template = check_template(&raw, key)?;
+    let mode = catalogue.mode();
+    let written_as = check_kind(raw.kind, &template, kind, mode)?;
+    let secret_name = match (&raw.secret_name, mode) {
+        (Some(name), _) => check_secret_name(name)?,
+        (None, Mode::Direct) => return Err(invalid("field `secretName` is missing").into()),
+        (None, Mode::Central) => masters::name(kind, &remote, None).ok_or_else(|| {
+            invalid("field `secretName` is missing, and what a secret is called that is given by its ARN, the store alone knows")
+        })?,
+    };
+    Ok(SecretRequest { remote, secret_name, template, kind: written_as })
+}
+
+/// What to fetch, and the one key of it that the path itself names.
+fn check_remote(
+    raw: &RawRequest,
+    provider: &ProviderName,
+    kind: Kind,
+) -> Result<(RemoteRef, Option<String>), AnnotationError> {
+    let in_path = |problem| invalid(format!("field `path` {problem}"));
+    let reference = kind.reference(&raw.path).map_err(in_path)?;
+    let path = kind.check_path(&reference.path).map_err(in_path)?;
+    let version = match (&raw.version, reference.version) {
+        (Some(_), Some(_)) => return Err(invalid("field `version` stands beside a version in `path`; take one out")),
+        (written, in_path) => written.clone().or(in_path),
+    };
+    if let Some(version) = &version {
         kind.check_version(&path, version).map_err(|problem| invalid(format!("field `version` {problem}")))?;
     }
-    let provider = provider.clone();
-    let secret_name = check_secret_name(&raw.secret_name)?;
-    let template = check_template(&raw)?;
-    Ok(SecretRequest { remote: RemoteRef { provider, path, version: raw.version }, secret_name, template })
+    Ok((RemoteRef { provider: provider.clone(), path, version }, reference.key))
+}
+
+/// A ConfigMap is only for what the store itself calls no secret, and only where the agent has the rights to write one.
+fn check_kind(wish: KindWish, template: &Template, kind: Kind, mode: Mode) -> Result<KindWish, AnnotationError> {
+    let refused = |why: &str| Err(invalid(format!("field `kind`: {why}; write Secret, or leave it out")));
+    match (wish, mode) {
+        (KindWish::ConfigMap, Mode::Direct) => {
+            refused("ConfigMap is for agents in central mode, and this one is in direct mode")
+        }
+        (KindWish::ConfigMap, _) if !kind.may_be_plain() => {
+            refused("ConfigMap is not for this store, which holds nothing but secrets")
+        }
+        (KindWish::ConfigMap, _) if template.secret_type != SecretType::Opaque => refused("a ConfigMap has no `type`"),
+        // With a type it can be nothing else.
+        (KindWish::Auto, _) if template.secret_type != SecretType::Opaque => Ok(KindWish::Secret),
+        (wish, _) => Ok(wish),
+    }
 }
 
 fn check_secret_name(name: &str) -> Result<SecretName, AnnotationError> {
-    if is_dns_subdomain(name) {
-        return Ok(SecretName(name.to_owned()));
+    if let Some(name) = SecretName::checked(name.to_owned()) {
+        return Ok(name);
     }
     Err(invalid(format!(
         "field `secretName` {} is not a Secret's name: use lower case letters, digits, `-` and `.`, \
@@ -282,7 +420,8 @@ fn check_secret_name(name: &str) -> Result<SecretName, AnnotationError> {
     )))
 }
 
-fn check_template(raw: &RawRequest) -> Result<Template, AnnotationError> {
+/// `in_path`: the one key that the path names.
+fn check_template(raw: &RawRequest, in_path: Option<String>) -> Result<Template, AnnotationError> {
     let clash = |one: &str, other: &str| {
         Err(invalid(format!("fields `{one}` and `{other}` do not go together; take one of them out")))
     };
@@ -295,10 +434,19 @@ fn check_template(raw: &RawRequest) -> Result<Template, AnnotationError> {
     if let Some(key) = &raw.data_key {
         check_data_key("dataKey", key)?;
     }
+    let mut keys = raw.keys.as_ref().map(check_keys).transpose()?;
+    let mut data_key = raw.data_key.clone();
+    if let Some(source) = in_path {
+        if raw.keys.is_some() || raw.format == Format::Raw {
+            return Err(invalid("field `path` names a key, so that `keys` and `format: raw` do not go with it"));
+        }
+        let key = data_key.take().unwrap_or_else(|| source.clone());
+        keys = Some(check_keys(&RawKeys(vec![(key, source)]))?);
+    }
     Ok(Template {
-        keys: raw.keys.as_ref().map(check_keys).transpose()?,
+        keys,
         format: raw.format,
-        data_key: raw.data_key.clone().unwrap_or_else(|| DEFAULT_DATA_KEY.to_owned()),
+        data_key: data_key.unwrap_or_else(|| DEFAULT_DATA_KEY.to_owned()),
         secret_type: raw.r#type,
     })
 }
@@ -339,10 +487,9 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::provider::Kind;
 
     fn catalogue() -> Catalogue {
-        Catalogue::new([(ProviderName::for_test("aws-secretsmanager"), Kind::for_test())])
+        Catalogue::new(Mode::Direct, [(ProviderName::for_test("aws-secretsmanager"), Kind::for_test())])
     }
 
     /// A request with these fields changed or added.
@@ -366,7 +513,7 @@ mod tests {
         let template = Template { keys: Some(keys), secret_type: SecretType::BasicAuth, ..Template::default() };
         let remote = RemoteRef { version: Some("AWSPREVIOUS".into()), ..want.remote.clone() };
         let all = json!({"keys": {"DB_HOST": "host", "b": "/b/c"}, "version": "AWSPREVIOUS", "type": "kubernetes.io/basic-auth"});
-        assert_eq!(parse_one(all), Ok(SecretRequest { remote, template, ..want }));
+        assert_eq!(parse_one(all), Ok(SecretRequest { remote, template, kind: KindWish::Secret, ..want }));
     }
 
     #[test]
@@ -377,6 +524,107 @@ mod tests {
             "provider `aws-secretmanager` is not configured on this agent; did you mean `aws-secretsmanager`?; \
              configured: aws-secretsmanager; an operator can add it to providers.yaml"
         );
+    }
+
+    const ARN: &str = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:prod/db-AbCdEf";
+
+    #[test]
+    fn an_arn_as_ecs_has_it_names_key_and_version() {
+        let path = |more: &str| json!({"path": format!("{ARN}{more}")});
+        for (more, key, version) in [
+            ("", None, None),
+            (":::", None, None),
+            (":password::", Some(("password", "password")), None),
+            (":password:AWSPREVIOUS:", Some(("password", "password")), Some("AWSPREVIOUS")),
+            ("::AWSPREVIOUS:", None, Some("AWSPREVIOUS")),
+            (":::a1b2c3d4-5678-90ab-cdef-111122223333", None, Some("uuid/a1b2c3d4-5678-90ab-cdef-111122223333")),
+        ] {
+            let got = parse_one(path(more)).unwrap_or_else(|error| panic!("{more}: {error}"));
+            let keys = key.map(|(key, source)| BTreeMap::from([(key.to_owned(), source.to_owned())]));
+            assert_eq!((got.remote.path.as_str(), got.remote.version.as_deref()), (ARN, version), "{more}");
+            assert_eq!(got.template.keys, keys, "{more}");
+        }
+        let renamed = parse_one(json!({"path": format!("{ARN}:password::"), "dataKey": "DB_PASSWORD"})).expect("good");
+        let want = BTreeMap::from([("DB_PASSWORD".to_owned(), "password".to_owned())]);
+        assert_eq!((renamed.template.keys, renamed.template.data_key.as_str()), (Some(want), DEFAULT_DATA_KEY));
+        for (changes, want) in [
+            (path(":password"), "write ARN:KEY:STAGE:ID"),
+            (path(":a:b:c:d"), "write ARN:KEY:STAGE:ID"),
+            (path("::AWSCURRENT:a1b2c3d4-5678-90ab-cdef-111122223333"), "name one of them"),
+            (json!({"path": format!("{ARN}:a::"), "keys": ["b"]}), "`path` names a key"),
+            (json!({"path": format!("{ARN}:a::"), "format": "raw"}), "`path` names a key"),
+            (json!({"path": format!("{ARN}::AWSCURRENT:"), "version": "AWSPREVIOUS"}), "`version` stands beside"),
+            (json!({"path": format!("{ARN}:a/b::")}), "cannot be a Secret's data key"),
+        ] {
+            let error = parse_one(changes.clone()).expect_err("refused").to_string();
+            assert!(error.contains(want), "{changes}: {error}");
+        }
+    }
+
+    #[test]
+    fn entries_for_one_secret_with_other_keys_of_one_source_are_one_request() {
+        let parsed = |entries: Value| parse(&entries.to_string(), &catalogue()).expect("a list");
+        let key = |key: &str| asking(json!({"path": format!("{ARN}:{key}::")}));
+        let merged = parsed(json!([key("user"), asking(json!({"secretName": "b"})), key("password"), key("user")]));
+        let keys = |ask: &Result<SecretRequest, RequestError>| ask.as_ref().expect("good").template.keys.clone();
+        let both = ["password", "user"].map(|key| (key.to_owned(), key.to_owned()));
+        assert_eq!((merged.len(), keys(&merged[0])), (2, Some(BTreeMap::from(both))));
+        for (case, other) in [
+            ("another source", asking(json!({"keys": ["x"]}))),
+            ("another version", asking(json!({"path": format!("{ARN}:x:AWSPREVIOUS:")}))),
+            ("all keys", asking(json!({"path": ARN}))),
+            ("the same data key of another", asking(json!({"path": ARN, "keys": {"user": "other"}}))),
+            ("another type", asking(json!({"path": ARN, "keys": ["x"], "type": "kubernetes.io/basic-auth"}))),
+        ] {
+            let asks = parsed(json!([key("user"), other]));
+            let error = asks[1].as_ref().expect_err(case).to_string();
+            assert!(error.contains("entry 2: secretName `app` is that of entry 1 already"), "case: {case}: {error}");
+            assert!(asks[0].is_ok(), "case: {case}: the first stands");
+        }
+    }
+
+    #[test]
+    fn without_a_name_the_secret_is_called_like_its_master_in_central_mode_alone() {
+        let unnamed = |path: &str| json!({"provider": "aws-secretsmanager", "path": path}).to_string();
+        let parsed = |mode, path: &str| {
+            let catalogue = Catalogue::new(mode, [(ProviderName::for_test("aws-secretsmanager"), Kind::for_test())]);
+            parse(&unnamed(path), &catalogue).expect("an annotation").remove(0)
+        };
+        let name = parsed(Mode::Central, "db").expect("good").secret_name;
+        assert_eq!(name.as_str(), "sm-db");
+        for (mode, path) in [(Mode::Direct, "db"), (Mode::Central, ARN)] {
+            let error = parsed(mode, path).expect_err("refused").to_string();
+            assert!(error.contains("field `secretName` is missing"), "{mode:?} {path}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_config_map_is_for_what_is_no_secret_and_for_central_mode() {
+        let parsed = |mode, changes: Value| {
+            let kinds = [("aws-secretsmanager", Kind::for_test()), ("aws-ssm", Kind::parameters_for_test())];
+            let catalogue = Catalogue::new(mode, kinds.map(|(name, kind)| (ProviderName::for_test(name), kind)));
+            parse(&asking(changes).to_string(), &catalogue).expect("an annotation").remove(0)
+        };
+        let of_ssm = |kind: &str| json!({"provider": "aws-ssm", "path": "/a/b", "kind": kind});
+        for (kind, want) in [("auto", KindWish::Auto), ("Secret", KindWish::Secret), ("ConfigMap", KindWish::ConfigMap)]
+        {
+            assert_eq!(parsed(Mode::Central, of_ssm(kind)).expect(kind).kind, want);
+        }
+        let of_type =
+            |kind: &str| json!({"provider": "aws-ssm", "path": "/a/b", "type": "kubernetes.io/ssh-auth", "kind": kind});
+        assert_eq!(parsed(Mode::Central, of_type("auto")).expect("good").kind, KindWish::Secret);
+        for (mode, changes, want) in [
+            (Mode::Direct, of_ssm("ConfigMap"), "this one is in direct mode"),
+            (Mode::Central, json!({"kind": "ConfigMap"}), "nothing but secrets"),
+            (Mode::Central, of_type("ConfigMap"), "has no `type`"),
+        ] {
+            let error = parsed(mode, changes.clone()).expect_err("refused").to_string();
+            assert!(error.contains("field `kind`") && error.contains(want), "{changes}: {error}");
+        }
+        for (written, sent) in [("prod/db", "/prod/db"), ("/prod/db", "/prod/db"), ("db", "db")] {
+            let got = parsed(Mode::Direct, json!({"provider": "aws-ssm", "path": written}));
+            assert_eq!(got.expect(written).remote.path, sent, "with and without a leading slash");
+        }
     }
 
     #[test]
@@ -445,6 +693,7 @@ mod tests {
     fn source_ids_equal_the_golden_file() {
         let vectors = include_str!("../tests/golden/source_ids.txt").lines().filter(|line| !line.starts_with('#'));
         let catalogue = Catalogue::new(
+            Mode::Direct,
             ["aws-secretsmanager", "aws-eu"].map(|name| (ProviderName::for_test(name), Kind::for_test())),
         );
         for line in vectors {

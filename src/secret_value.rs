@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use zeroize::Zeroizing;
+use bytes::Bytes;
+use zeroize::{Zeroize, Zeroizing};
 
 /// The bytes of one secret version as a store gave them.
 ///
@@ -11,13 +12,15 @@ use zeroize::Zeroizing;
 pub struct SecretPayload {
     bytes: Zeroizing<Vec<u8>>,
     whole: bool,
+    plain: bool,
+    name: Option<String>,
     version: String,
 }
 
 impl SecretPayload {
     /// Takes ownership of a text and of the store's own id of its version (never a hash of the value).
     pub fn new(text: Vec<u8>, version: impl Into<String>) -> Self {
-        Self { bytes: Zeroizing::new(text), whole: false, version: version.into() }
+        Self { bytes: Zeroizing::new(text), whole: false, plain: false, name: None, version: version.into() }
     }
 
     /// The same for a value that is one key unless the annotation asks for more: one that the store calls binary, or a
@@ -29,6 +32,30 @@ impl SecretPayload {
     /// Whether it is taken apart only where that is asked for.
     pub fn is_whole(&self) -> bool {
         self.whole
+    }
+
+    /// Says whether the store itself calls the value no secret.
+    #[must_use]
+    pub fn plain(mut self, plain: bool) -> Self {
+        self.plain = plain;
+        self
+    }
+
+    /// Says what the store calls it, where it was not asked for by its name.
+    #[must_use]
+    pub fn named(mut self, name: Option<String>) -> Self {
+        self.name = name;
+        self
+    }
+
+    /// Whether the store itself calls it no secret.
+    pub fn is_plain(&self) -> bool {
+        self.plain
+    }
+
+    /// What the store calls it, where it says so.
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
     }
 
     /// The value itself.
@@ -58,6 +85,24 @@ impl fmt::Debug for SecretPayload {
             .field("bytes", &format_args!("<{} bytes redacted>", self.len()))
             .field("version", &self.version)
             .finish()
+    }
+}
+
+/// Adds to bytes that are zeroized. Where there is no room for more, the old memory is zeroized before it is given back.
+pub(crate) fn append(bytes: &mut Zeroizing<Vec<u8>>, more: &[u8]) {
+    let needed = bytes.len() + more.len();
+    if needed > bytes.capacity() {
+        let mut larger = Zeroizing::new(Vec::with_capacity(needed.max(2 * bytes.capacity())));
+        larger.extend_from_slice(bytes);
+        *bytes = larger;
+    }
+    bytes.extend_from_slice(more);
+}
+
+/// Zeroizes bytes that nobody else holds; what others hold stays as it is.
+pub(crate) fn wipe(bytes: Bytes) {
+    if let Ok(mut own) = bytes.try_into_mut() {
+        own.as_mut().zeroize();
     }
 }
 

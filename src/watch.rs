@@ -24,7 +24,7 @@ use crate::{
 
 /// How long one watch request lasts at most, in seconds: random within this, so that the agents of a cluster do not
 /// all begin anew together.
-const WATCH_SECONDS: std::ops::RangeInclusive<u32> = 60..=120;
+pub(crate) const WATCH_SECONDS: std::ops::RangeInclusive<u32> = 60..=120;
 
 /// Works on the pods of `node` until `shutdown`, then until what is under way has ended.
 pub async fn run(
@@ -58,10 +58,10 @@ fn events(api: Api<PodView>, node: &str) -> impl Stream<Item = watcher::Result<E
     stream::repeat(()).flat_map(move |()| until_forgotten(watcher_of(api.clone(), config.clone())))
 }
 
-/// Ends after the error, so that the pause after it still counts.
-fn until_forgotten(
-    events: impl Stream<Item = watcher::Result<Event<PodView>>> + Send + 'static,
-) -> impl Stream<Item = watcher::Result<Event<PodView>>> + Send + 'static {
+/// Ends after the error that says so, so that the pause after it still counts.
+pub(crate) fn until_forgotten<K: Send + 'static>(
+    events: impl Stream<Item = watcher::Result<Event<K>>> + Send + 'static,
+) -> impl Stream<Item = watcher::Result<Event<K>>> + Send + 'static {
     events.scan(false, |forgotten, event| {
         let ended = *forgotten;
         *forgotten = is_forgotten(&event);
@@ -92,7 +92,7 @@ fn is_refused(event: &watcher::Result<Event<PodView>>) -> bool {
     }
 }
 
-fn is_forgotten(event: &watcher::Result<Event<PodView>>) -> bool {
+fn is_forgotten<K>(event: &watcher::Result<Event<K>>) -> bool {
     matches!(event, Err(watcher::Error::WatchStartFailed(kube::Error::Api(status))) if status.code == 410)
 }
 

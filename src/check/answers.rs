@@ -115,7 +115,8 @@ rules:
 
     fn checked(workload_annotations: bool, ask: impl FnOnce(&mut Answers<'_>)) -> Checked {
         let policy = Policy::parse([("policy.yaml", POLICY)]).expect("a policy");
-        let catalogue = Catalogue::new([(ProviderName::for_test("aws"), Kind::for_test())]);
+        let catalogue =
+            Catalogue::new(crate::config::Mode::Direct, [(ProviderName::for_test("aws"), Kind::for_test())]);
         let mut answers = Answers::new(&policy, &catalogue, workload_annotations);
         ask(&mut answers);
         answers.finish()

@@ -64,7 +64,8 @@ pub async fn check(config: &Config, check: &Check) -> Result<Checked, CheckError
     }
     // By name and kind alone: nothing of what the agent's own environment sets up is needed.
     let instances = read_instances(&config.providers_file).map_err(StartError::from)?;
-    let catalogue = Catalogue::new(instances.iter().map(|instance| (instance.name().clone(), instance.kind())));
+    let catalogue =
+        Catalogue::new(config.mode, instances.iter().map(|instance| (instance.name().clone(), instance.kind())));
     let mut answers = Answers::new(&policy, &catalogue, config.workload_annotations);
     for question in &check.requests {
         answers.ask(question);
@@ -78,7 +79,8 @@ pub async fn check(config: &Config, check: &Check) -> Result<Checked, CheckError
 
 async fn configuration(config: &Config, policy: &Policy) -> Result<Checked, StartError> {
     let instances = read_instances(&config.providers_file)?;
-    let registry = Registry::new(instances, Arc::default(), Arc::default()).await.map_err(StartError::Instance)?;
+    let registry =
+        Registry::new(config.mode, instances, Arc::default(), Arc::default()).await.map_err(StartError::Instance)?;
     let mut text = format!("the configuration is valid: policy rules: {}", policy.len());
     for what in registry.left_out() {
         // Writing into a text cannot fail.

@@ -90,7 +90,7 @@ impl Requester {
 }
 
 /// A request that a rule admitted. Only this module makes one.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct AdmittedRequest {
     request: SecretRequest,
     rule: RuleName,
@@ -206,7 +206,10 @@ mod tests {
     };
 
     fn asking(path: &str) -> SecretRequest {
-        let catalogue = Catalogue::new([(ProviderName::for_test("aws-secretsmanager"), Kind::for_test())]);
+        let catalogue = Catalogue::new(
+            crate::config::Mode::Direct,
+            [(ProviderName::for_test("aws-secretsmanager"), Kind::for_test())],
+        );
         let text = serde_json::json!({"provider": "aws-secretsmanager", "path": path, "secretName": "x"}).to_string();
         request::parse(&text, &catalogue).expect("a request").remove(0).expect("a valid one")
     }

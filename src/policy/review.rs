@@ -144,11 +144,14 @@ mod tests {
 
     fn catalogue() -> Catalogue {
         let kind = |name: &str| Kind::of(name).expect("a kind of this build");
-        Catalogue::new([
-            (ProviderName::for_test("aws-secretsmanager"), kind("aws-secretsmanager")),
-            (ProviderName::for_test("aws-ssm"), kind("aws-ssm")),
-            (ProviderName::for_test("files"), kind("file")),
-        ])
+        Catalogue::new(
+            crate::config::Mode::Direct,
+            [
+                (ProviderName::for_test("aws-secretsmanager"), kind("aws-secretsmanager")),
+                (ProviderName::for_test("aws-ssm"), kind("aws-ssm")),
+                (ProviderName::for_test("files"), kind("file")),
+            ],
+        )
     }
 
     fn policy(rules: &[&str]) -> Policy {
@@ -195,7 +198,7 @@ rule  file         namespaces  serviceAccounts  providers  paths
             ),
             ("two slashes", rule("'*'", "/prod//**"), Some("no empty segment")),
             ("parent", rule("'*'", "../{namespace}"), Some("no empty segment, `.` or `..`")),
-            ("parameter without a slash", rule("aws-ssm", "a/b"), Some("for aws-ssm it has a `/` and does not begin")),
+            ("parameter without a slash", rule("aws-ssm", "a/b"), Some("for aws-ssm it is `/a/b`")),
             ("a secret without one", rule("'aws-*'", "a/b"), None),
             ("no such character", rule("files", "a b"), Some("for files it has the character")),
         ];

@@ -24,7 +24,7 @@ use crate::{
     error::{Reason, Retry, SyncError},
     pod::PodView,
     request::{RequestError, SecretRequest},
-    target::Outcome,
+    target::{Known, Outcome, Served},
     workload_annotations::Inherited,
 };
 
@@ -53,6 +53,8 @@ pub struct Due {
     pub failures: u32,
     /// It was served before, and the pod hangs all the same.
     pub hangs: bool,
+    /// It was served before, and its copy is behind its master.
+    pub left_behind: bool,
     /// When the agent was told of the pod.
     pub seen_at: Instant,
     /// Whether the pod was in the first list, however often it was looked at since.
@@ -230,25 +232,26 @@ impl Progress {
         let (replayed, seen_at, was_there) = (std::mem::take(&mut pod.replayed), pod.seen_at, pod.was_there);
         asks.into_iter()
             .filter_map(|ask| {
-                let (failures, hangs) = match pod.asks.get(&ask) {
-                    None => (0, false),
-                    Some(State::Waiting(waiting)) if waiting.is_due(now, changes) => (waiting.failures, false),
-                    Some(State::Done) if looks_again => (0, true),
+                let (failures, hangs, left_behind) = match pod.asks.get(&ask) {
+                    None => (0, false, false),
+                    Some(State::Waiting(waiting)) if waiting.is_due(now, changes) => (waiting.failures, false, false),
+                    Some(State::LeftBehind) => (0, false, true),
+                    Some(State::Done(_)) if looks_again => (0, true, false),
                     Some(_) => return None,
                 };
                 let edited_at = pod.edited.get(&ask).copied();
-                Some(Due { ask, replayed, edited_at, failures, hangs, seen_at, was_there, changes })
+                Some(Due { ask, replayed, edited_at, failures, hangs, left_behind, seen_at, was_there, changes })
             })
             .collect()
     }
 
     /// A request was served. Says whether the pod's owner is to be told.
-    pub fn done(&self, pod: &PodView, due: Due, outcome: Outcome) -> bool {
+    pub fn done(&self, pod: &PodView, due: Due, served: &Served) -> bool {
         // A pod that runs was told by the agent before this one, or had what it needs all along.
         let knows = due.replayed && due.failures == 0 && pod.is_running();
-        let nothing_new = due.hangs && outcome == Outcome::Fresh;
+        let nothing_new = (due.hangs || due.left_behind) && served.outcome == Outcome::Fresh;
         if let Some(pod) = self.pods().by_uid.get_mut(pod.uid()) {
-            pod.settle(due.ask, State::Done);
+            pod.settle(due.ask, State::Done(served.holds.clone()));
         }
         !knows && !nothing_new
     }
@@ -266,14 +269,27 @@ impl Progress {
         verdict
     }
 
+    /// Makes requests due again that were served with a value which `is_behind`; says how many.
+    pub fn left_behind(&self, is_behind: impl Fn(&SecretRequest, &Known) -> bool) -> usize {
+        let mut pods = self.pods();
+        let asks = pods.by_uid.values_mut().flat_map(|pod| pod.asks.iter_mut());
+        let behind = asks.filter(|(ask, state)| match (ask, state) {
+            (Ok(request), State::Done(Some(holds))) => is_behind(request, &holds.known),
+            _ => false,
+        });
+        behind.map(|(_, state)| *state = State::LeftBehind).count()
+    }
+
     /// When the pod is to be looked at again.
     pub fn next(&self, pod: &PodView) -> Action {
         let pods = self.pods();
         let pod = pods.by_uid.get(pod.uid());
         let hang = pod.and_then(|pod| pod.hang.as_ref());
         let next = pod.into_iter().flat_map(|pod| pod.asks.values()).filter_map(|state| match state {
-            State::Done => hang.map(|hang| hang.next_at),
+            State::Done(_) => hang.map(|hang| hang.next_at),
             State::Waiting(waiting) => Some(waiting.next_at),
+            // Whoever left it behind announces that.
+            State::LeftBehind => None,
         });
         let reading = pod.and_then(|pod| pod.reading.as_ref()).map(|reading| reading.next_at);
         next.chain(reading)
@@ -316,6 +332,10 @@ mod tests {
         Ok(SecretRequest::for_test("aws", "a", name))
     }
 
+    fn served(outcome: Outcome) -> Served {
+        Served { outcome, holds: None }
+    }
+
     fn quota() -> SyncError {
         TargetError::Quota { target: "ns/a".into() }.into()
     }
@@ -337,6 +357,7 @@ mod tests {
             edited_at: None,
             failures: 0,
             hangs: false,
+            left_behind: false,
             seen_at,
             was_there: false,
             changes: 0,
@@ -366,7 +387,7 @@ mod tests {
         let pod = pod("u", "Pending");
         let progress = with(&pod);
         let due = one(&progress, &pod, 0);
-        assert!(progress.done(&pod, due, Outcome::Created), "a new pod is told");
+        assert!(progress.done(&pod, due, &served(Outcome::Created)), "a new pod is told");
         assert!(take(&progress, &pod, vec![ask("a")], 7).is_empty(), "also after changes");
         assert_eq!(progress.next(&pod), Action::await_change());
         let both = take(&progress, &pod, vec![ask("a"), ask("b")], 0);
@@ -442,7 +463,7 @@ mod tests {
             progress.list_ended();
             let due = one(&progress, &pod, 0);
             assert!(due.replayed);
-            assert_eq!(progress.done(&pod, due, Outcome::Created), tell, "{phase}");
+            assert_eq!(progress.done(&pod, due, &served(Outcome::Created)), tell, "{phase}");
         }
     }
 
@@ -467,7 +488,7 @@ mod tests {
         let progress = with(&pod);
         let first = one(&progress, &pod, 0);
         assert_eq!(first.edited_at, None, "as the pod was created");
-        progress.done(&pod, first, Outcome::Created);
+        progress.done(&pod, first, &served(Outcome::Created));
         let elsewhere = |path: &str| {
             ask("a").map(|mut request| {
                 request.remote.path = path.into();
@@ -496,21 +517,21 @@ mod tests {
         .expect("a pod");
         let progress = with(&starting);
         let due = one(&progress, &starting, 0);
-        progress.done(&starting, due, Outcome::Created);
+        progress.done(&starting, due, &served(Outcome::Created));
         for (look, seconds) in [5, 30, 300, 300].into_iter().enumerate() {
             assert!(take(&progress, &hanging, vec![ask("a")], 0).is_empty(), "look {look}, too early");
             assert_eq!(progress.next(&hanging), Action::requeue(Duration::from_secs(seconds)), "look {look}");
             tokio::time::advance(Duration::from_secs(seconds)).await;
             let due = one(&progress, &hanging, 0);
             assert!(due.hangs);
-            assert!(!progress.done(&hanging, due, Outcome::Fresh), "nobody is told that nothing was done");
+            assert!(!progress.done(&hanging, due, &served(Outcome::Fresh)), "nobody is told that nothing was done");
         }
         assert!(take(&progress, &starting, vec![ask("a")], 0).is_empty(), "it started");
         assert_eq!(progress.next(&starting), Action::await_change());
         assert!(take(&progress, &hanging, vec![ask("a")], 0).is_empty(), "anew from 5 s");
         tokio::time::advance(HANG_LOOKS[0]).await;
         let due = one(&progress, &hanging, 0);
-        assert!(progress.done(&hanging, due, Outcome::Created), "a Secret that came back is told");
+        assert!(progress.done(&hanging, due, &served(Outcome::Created)), "a Secret that came back is told");
     }
 
     #[tokio::test(start_paused = true)]

@@ -12,7 +12,7 @@ use super::{
     Ask,
     waiting::{Reading, Waiting},
 };
-use crate::{request::SecretName, workload_annotations::Inherited};
+use crate::{request::SecretName, target::Holds, workload_annotations::Inherited};
 
 /// When the Secrets of a pod that hangs are looked at again: since it began to hang, then since the last look.
 pub(super) const HANG_LOOKS: [Duration; 3] =
@@ -49,7 +49,10 @@ pub(super) struct Hang {
 /// What has become of one request.
 #[derive(Debug)]
 pub(super) enum State {
-    Done,
+    /// With the object that serves it, where there is one.
+    Done(Option<Holds>),
+    /// Its copy is behind its master.
+    LeftBehind,
     Waiting(Waiting),
 }
 

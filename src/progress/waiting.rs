@@ -34,7 +34,7 @@ impl Waiting {
         let (action, retry) = (error.action(), error.retry());
         let before = match before {
             Some(State::Waiting(waiting)) => Some(waiting),
-            Some(State::Done) | None => None,
+            Some(State::Done(_) | State::LeftBehind) | None => None,
         };
         let (mut delays, mut told) = match before {
             Some(before) if before.retry == retry => (before.delays, before.told),

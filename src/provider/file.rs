@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Identity, ProviderError, ProviderName, SecretProvider,
-    kind::{self, BuildError, Common, Store, check_characters, check_length, check_segments},
+    kind::{self, BuildError, Common, Reference, Store, check_characters, check_length, check_segments},
 };
 use crate::{mapping::MAX_SECRET_BYTES, request::RemoteRef, secret_value::SecretPayload};
 
@@ -25,9 +25,13 @@ const USUAL_VALUE_BYTES: usize = 64 * 1024;
 
 pub(super) const STORE: Store = Store {
     kind: "file",
+    prefix: "file",
+    source_kind: "file",
+    may_be_plain: false,
     by_default: false,
     concurrency: 8,
     together: 1,
+    reference: Reference::whole,
     check_path,
     check_version: |_, _| Err("cannot be chosen: a file has none".to_owned()),
     settings: kind::settings::<Settings>,

@@ -12,7 +12,7 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use zeroize::Zeroizing;
 
-use crate::error::BoxError;
+use crate::{error::BoxError, secret_value::append};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// From the request to the last byte of the answer.
@@ -55,14 +55,6 @@ impl Answer {
     #[cfg(any(test, feature = "aws", feature = "azure"))]
     pub(super) fn take_body(&mut self) -> bytes::Bytes {
         bytes::Bytes::from_owner(std::mem::take(&mut self.body))
-    }
-}
-
-/// Zeroizes bytes that nobody else holds; what others hold stays as it is.
-#[cfg(any(test, feature = "azure"))]
-pub(super) fn wipe(bytes: bytes::Bytes) {
-    if let Ok(mut own) = bytes.try_into_mut() {
-        zeroize::Zeroize::zeroize(own.as_mut());
     }
 }
 
@@ -140,17 +132,6 @@ impl Http {
     }
 }
 
-/// Where there is no room for more, the old memory is zeroized before it is given back.
-fn append(body: &mut Zeroizing<Vec<u8>>, more: &[u8]) {
-    let needed = body.len() + more.len();
-    if needed > body.capacity() {
-        let mut larger = Zeroizing::new(Vec::with_capacity(needed.max(2 * body.capacity())));
-        larger.extend_from_slice(body);
-        *body = larger;
-    }
-    body.extend_from_slice(more);
-}
-
 impl From<reqwest::Error> for HttpError {
     fn from(error: reqwest::Error) -> Self {
         // A URL names what is asked for, which the message has already.
@@ -209,6 +190,7 @@ pub(super) fn check_address(address: &str, allow_insecure: bool) -> Result<Url, 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::secret_value::wipe;
 
     #[test]
     fn an_answer_grows_and_its_memory_can_be_wiped() {

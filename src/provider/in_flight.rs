@@ -42,32 +42,38 @@ pub struct Fetched {
     pub reserved: OwnedSemaphorePermit,
 }
 
-type Outcome = Result<Arc<Fetched>, FetchError>;
-type Fetch = BoxFuture<'static, Result<Fetched, FetchError>>;
-type Flight = BoxFuture<'static, Outcome>;
+type Outcome<E> = Result<Arc<Fetched>, E>;
+type Flight<E> = BoxFuture<'static, Outcome<E>>;
+type Flights<E> = DashMap<FetchKey, Entered<E>>;
 
 #[derive(Debug)]
-struct Entered {
+struct Entered<E> {
     id: u64,
     seen_through: Timestamp,
-    flight: Option<WeakShared<Flight>>,
+    flight: Option<WeakShared<Flight<E>>>,
 }
 
-/// The fetches that are under way.
-#[derive(Debug, Default)]
-pub struct InFlight {
-    flights: Arc<DashMap<FetchKey, Entered>>,
+/// The fetches that are under way: from stores, or from masters.
+#[derive(Debug)]
+pub struct InFlight<E> {
+    flights: Arc<Flights<E>>,
     last_id: AtomicU64,
 }
 
-enum Boarded {
-    /// A flight whose value is new enough.
-    On(Shared<Flight>),
-    /// One that left before this pod was seen; the next one is for us.
-    TooOld(Shared<Flight>),
+impl<E> Default for InFlight<E> {
+    fn default() -> Self {
+        Self { flights: Arc::default(), last_id: AtomicU64::default() }
+    }
 }
 
-impl InFlight {
+enum Boarded<E> {
+    /// A flight whose value is new enough.
+    On(Shared<Flight<E>>),
+    /// One that left before this pod was seen; the next one is for us.
+    TooOld(Shared<Flight<E>>),
+}
+
+impl<E: Clone + From<FetchError> + Send + Sync + 'static> InFlight<E> {
     /// Joins the fetch of `key` if it began when a pod at least as new as `not_older_than` had been seen; else waits
     /// for that one to end and takes the one next flight. `start` gives a new fetch and what it has seen.
     ///
@@ -77,8 +83,8 @@ impl InFlight {
         &self,
         key: &FetchKey,
         not_older_than: Timestamp,
-        start: impl Fn() -> (Timestamp, Fetch),
-    ) -> Outcome {
+        start: impl Fn() -> (Timestamp, Flight<E>),
+    ) -> Outcome<E> {
         loop {
             match self.board(key, not_older_than, &start) {
                 Boarded::On(flight) => return flight.await,
@@ -90,7 +96,12 @@ impl InFlight {
         }
     }
 
-    fn board(&self, key: &FetchKey, not_older_than: Timestamp, start: &impl Fn() -> (Timestamp, Fetch)) -> Boarded {
+    fn board(
+        &self,
+        key: &FetchKey,
+        not_older_than: Timestamp,
+        start: &impl Fn() -> (Timestamp, Flight<E>),
+    ) -> Boarded<E> {
         match self.flights.entry(key.clone()) {
             Entry::Occupied(mut entry) => match entry.get().flight.as_ref().and_then(WeakShared::upgrade) {
                 Some(flight) if entry.get().seen_through >= not_older_than => Boarded::On(flight),
@@ -109,7 +120,7 @@ impl InFlight {
         }
     }
 
-    fn depart(&self, key: &FetchKey, start: &impl Fn() -> (Timestamp, Fetch)) -> (Entered, Shared<Flight>) {
+    fn depart(&self, key: &FetchKey, start: &impl Fn() -> (Timestamp, Flight<E>)) -> (Entered<E>, Shared<Flight<E>>) {
         let id = self.last_id.fetch_add(1, Ordering::Relaxed);
         let (seen_through, fetch) = start();
         let landing = Landing { flights: Arc::clone(&self.flights), key: key.clone(), id };
@@ -118,11 +129,11 @@ impl InFlight {
         let flight = async move {
             let _landing = landing;
             match AssertUnwindSafe(fetch).catch_unwind().await {
-                Ok(outcome) => outcome.map(Arc::new),
+                Ok(outcome) => outcome,
                 Err(_) => {
                     let problem = "the adapter panicked; the agent's log has the place";
                     let error = ProviderError::Invalid { provider, path, problem, source: None };
-                    Err(FetchError::answered(Arc::new(error), None))
+                    Err(FetchError::answered(Arc::new(error), None).into())
                 }
             }
         }
@@ -139,20 +150,20 @@ impl InFlight {
 }
 
 /// Takes the flight out of the map when it ends in whatever way: done, panicked, or dropped by its last waiter.
-struct Landing {
-    flights: Arc<DashMap<FetchKey, Entered>>,
+struct Landing<E> {
+    flights: Arc<Flights<E>>,
     key: FetchKey,
     id: u64,
 }
 
-impl Drop for Landing {
+impl<E> Drop for Landing<E> {
     fn drop(&mut self) {
         self.flights.remove_if(&self.key, |_, entered| entered.id == self.id);
     }
 }
 
 #[cfg(test)]
-impl InFlight {
+impl<E> InFlight<E> {
     fn len(&self) -> usize {
         self.flights.len()
     }
@@ -199,7 +210,7 @@ mod tests {
             self.calls.load(Ordering::Relaxed)
         }
 
-        fn start(&self, seen_through: Timestamp) -> impl Fn() -> (Timestamp, Fetch) + use<> {
+        fn start(&self, seen_through: Timestamp) -> impl Fn() -> (Timestamp, Flight<FetchError>) + use<> {
             let (calls, delay, panics) = (Arc::clone(&self.calls), self.delay, self.panics);
             move || {
                 let calls = Arc::clone(&calls);
@@ -208,7 +219,8 @@ mod tests {
                     tokio::time::sleep(delay).await;
                     assert!(!panics, "planted");
                     let reserved = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("a permit");
-                    Ok(Fetched { payload: SecretPayload::new(vec![], call.to_string()), seen_through, reserved })
+                    let payload = SecretPayload::new(vec![], call.to_string());
+                    Ok(Arc::new(Fetched { payload, seen_through, reserved }))
                 };
                 (seen_through, fetch.boxed())
             }
@@ -250,7 +262,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_aborted_leader_leaves_its_followers_running() {
         let (flights, store) = (Arc::new(InFlight::default()), Store::new(false));
-        let fetch = |flights: Arc<InFlight>| {
+        let fetch = |flights: Arc<InFlight<FetchError>>| {
             let start = store.start(second(5));
             tokio::spawn(async move { flights.fetch(&key("a"), second(5), start).await })
         };

@@ -33,12 +33,20 @@ static KINDS: &[Store] = &[
 pub(super) struct Store {
     /// As it stands in `kind`.
     pub(super) kind: &'static str,
+    /// How the names of masters begin, before a hyphen.
+    pub(super) prefix: &'static str,
+    /// As it stands in labels.
+    pub(super) source_kind: &'static str,
+    /// Whether the store itself calls some of its values no secrets.
+    pub(super) may_be_plain: bool,
     /// The environment alone may set one up, without an entry in the operator's file.
     pub(super) by_default: bool,
     /// Requests under way at a time, where the operator says nothing.
     pub(super) concurrency: usize,
     /// How many fetches may go out as one request.
     pub(super) together: usize,
+    /// What a path says beside the path itself: [`Reference::whole`] where that is nothing. The error follows "field `path` ".
+    pub(super) reference: fn(&str) -> Result<Reference, String>,
     /// Checks a path against the store's grammar, so that policy sees exactly the string that is sent; gives it in the
     /// one form that is used from then on. The error follows "field `path` ".
     pub(super) check_path: fn(&str) -> Result<String, String>,
@@ -91,6 +99,24 @@ pub(super) fn settings<S: Settings + DeserializeOwned + 'static>(
     Ok(Box::new(serde_yaml::from_value::<S>(entry)?))
 }
 
+/// A path taken apart: some stores have a way to write key and version into it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reference {
+    /// The path itself.
+    pub path: String,
+    /// The one key that is meant.
+    pub key: Option<String>,
+    /// The version.
+    pub version: Option<String>,
+}
+
+impl Reference {
+    /// A path that is nothing but a path.
+    pub(super) fn whole(path: &str) -> Result<Self, String> {
+        Ok(Self { path: path.to_owned(), key: None, version: None })
+    }
+}
+
 /// A kind of store.
 #[derive(Clone, Copy)]
 pub struct Kind(&'static Store);
@@ -118,6 +144,21 @@ impl Kind {
         self.0.kind
     }
 
+    /// How the names of masters begin, before a hyphen.
+    pub fn prefix(self) -> &'static str {
+        self.0.prefix
+    }
+
+    /// As it stands in the labels of masters and replicas.
+    pub fn source_kind(self) -> &'static str {
+        self.0.source_kind
+    }
+
+    /// Whether the store itself calls some of its values no secrets.
+    pub fn may_be_plain(self) -> bool {
+        self.0.may_be_plain
+    }
+
     pub(super) fn concurrency(self) -> usize {
         self.0.concurrency
     }
@@ -128,6 +169,14 @@ impl Kind {
 
     pub(super) fn settings(self, entry: Value) -> Result<Box<dyn Settings>, serde_yaml::Error> {
         (self.0.settings)(entry)
+    }
+
+    /// Takes apart what a path says beside the path itself.
+    ///
+    /// # Errors
+    /// What is wrong with it, to follow "field `path` ".
+    pub fn reference(self, path: &str) -> Result<Reference, String> {
+        (self.0.reference)(path)
     }
 
     /// Checks a path against the store's grammar, and gives it in the one form that policy sees and the store gets.
@@ -158,6 +207,11 @@ impl Kind {
     /// For tables in tests.
     pub fn for_test() -> Self {
         Self(&aws::secrets_manager::STORE)
+    }
+
+    /// The same for Parameter Store.
+    pub fn parameters_for_test() -> Self {
+        Self(&aws::parameter_store::STORE)
     }
 }
 

@@ -30,10 +30,10 @@ use serde::Deserialize;
 pub use error::{FetchError, ProviderError};
 pub use in_flight::{FetchKey, Fetched, InFlight};
 pub use instances::{InstanceConfig, ProvidersError, read_instances};
-pub use kind::Kind;
+pub use kind::{Kind, Reference};
 pub use registry::{Asker, Registry, Validated};
 
-use crate::{request::RemoteRef, secret_value::SecretPayload};
+use crate::{config::Mode, request::RemoteRef, secret_value::SecretPayload};
 
 /// Reads secrets from one external store. One implementation per file.
 #[async_trait]
@@ -116,28 +116,36 @@ impl TryFrom<String> for ProviderName {
     }
 }
 
-/// The configured instances by name, for the pure layers.
-#[derive(Debug, Default)]
-pub struct Catalogue(BTreeMap<ProviderName, Kind>);
+/// The configured instances by name, for the pure layers, and what annotations may say in this agent's mode.
+#[derive(Debug)]
+pub struct Catalogue {
+    instances: BTreeMap<ProviderName, Kind>,
+    mode: Mode,
+}
 
 impl Catalogue {
     /// Collects instances; the caller has checked that no name stands twice.
-    pub fn new(instances: impl IntoIterator<Item = (ProviderName, Kind)>) -> Self {
-        Self(instances.into_iter().collect())
+    pub fn new(mode: Mode, instances: impl IntoIterator<Item = (ProviderName, Kind)>) -> Self {
+        Self { instances: instances.into_iter().collect(), mode }
+    }
+
+    /// The agent's mode.
+    pub fn mode(&self) -> Mode {
+        self.mode
     }
 
     /// The instance of that name.
     pub fn get(&self, name: &str) -> Option<(&ProviderName, Kind)> {
-        self.0.iter().find(|(known, _)| known.as_str() == name).map(|(name, kind)| (name, *kind))
+        self.instances.iter().find(|(known, _)| known.as_str() == name).map(|(name, kind)| (name, *kind))
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.instances.is_empty()
     }
 
     /// All names, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(ProviderName::as_str)
+        self.instances.keys().map(ProviderName::as_str)
     }
 }

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::{FutureExt, future::join_all};
+use futures::{FutureExt, TryFutureExt, future::join_all};
 use jiff::Timestamp;
 
 use super::{
@@ -21,8 +21,8 @@ use super::{
     throttle::Throttle,
 };
 use crate::{
-    changes::Changes, clock::SeenClock, error::chain, limits::ByteBudget, metrics::Metrics, pod::PodNamespace,
-    policy::AdmittedRequest, secret_value::SecretPayload,
+    changes::Changes, clock::SeenClock, config::Mode, error::chain, limits::ByteBudget, metrics::Metrics,
+    pod::PodNamespace, policy::AdmittedRequest, secret_value::SecretPayload,
 };
 
 const WARM_UP: Duration = Duration::from_secs(2);
@@ -39,7 +39,8 @@ pub struct Asker {
 }
 
 impl Asker {
-    fn not_older_than(&self) -> Timestamp {
+    /// The age that a value may have at most.
+    pub fn not_older_than(&self) -> Timestamp {
         self.reference.checked_sub(self.freshness).unwrap_or(self.reference)
     }
 }
@@ -50,7 +51,7 @@ pub struct Registry {
     instances: BTreeMap<ProviderName, Arc<Instance>>,
     catalogue: Catalogue,
     left_out: Vec<String>,
-    in_flight: InFlight,
+    in_flight: InFlight<FetchError>,
     setbacks: Arc<Setbacks>,
     metrics: Arc<Metrics>,
     changes: Arc<Changes>,
@@ -113,6 +114,7 @@ impl Registry {
     /// # Errors
     /// The first instance of the operator's file whose settings cannot work, and why.
     pub async fn new(
+        mode: Mode,
         configs: Vec<InstanceConfig>,
         metrics: Arc<Metrics>,
         changes: Arc<Changes>,
@@ -135,7 +137,7 @@ impl Registry {
         }
         Ok(Self {
             instances,
-            catalogue: Catalogue::new(kinds),
+            catalogue: Catalogue::new(mode, kinds),
             left_out,
             in_flight: InFlight::default(),
             setbacks: Arc::default(),
@@ -224,7 +226,7 @@ impl Registry {
                 metrics: Arc::clone(&self.metrics),
                 changes: Arc::clone(&self.changes),
             };
-            (seen_through, ask.run().boxed())
+            (seen_through, ask.run().map_ok(Arc::new).boxed())
         };
         self.in_flight.fetch(&key, asker.not_older_than(), start).await
     }

@@ -19,12 +19,12 @@ use tokio::{
 
 use super::{
     NODE, PROBE, SOURCE,
-    api::Secrets,
-    body::SecretBody,
+    api::Objects,
+    body::ObjectBody,
     error::TargetError,
     reply::{refused_by_rbac, refusing_policy},
 };
-use crate::{changes::Changes, metrics::Metrics};
+use crate::{changes::Changes, metrics::Metrics, request::ObjectKind};
 
 /// How the names of all shipped policies begin.
 pub(super) const POLICY_PREFIX: &str = "jasm-agent-";
@@ -70,7 +70,8 @@ impl State {
 
 /// Watches over the policies.
 pub struct Admission {
-    secrets: Secrets,
+    objects: Objects,
+    kinds: &'static [ObjectKind],
     own_namespace: String,
     node: String,
     state: watch::Sender<State>,
@@ -84,7 +85,8 @@ pub struct Admission {
 
 impl Admission {
     pub(super) fn new(
-        secrets: Secrets,
+        objects: Objects,
+        kinds: &'static [ObjectKind],
         own_namespace: String,
         node: String,
         metrics: Arc<Metrics>,
@@ -94,7 +96,7 @@ impl Admission {
         let (state, doubt) = (watch::Sender::new(State::Unknown), Notify::new());
         let has_rights = AtomicBool::new(true);
         let checked_at = Mutex::new(None);
-        Self { secrets, own_namespace, node, state, has_rights, doubt, checked_at, metrics, changes }
+        Self { objects, kinds, own_namespace, node, state, has_rights, doubt, checked_at, metrics, changes }
     }
 
     /// Whether every policy was in force when last checked.
@@ -199,17 +201,8 @@ impl Admission {
     }
 
     async fn check(&self) -> State {
-        let valid = |name| {
-            SecretBody::new(&self.own_namespace, name).annotate(SOURCE, "v1:check:check").annotate(NODE, &self.node)
-        };
-        let checks = [
-            (OWNERSHIP, valid(CHECK).annotate(PROBE, "true")),
-            (SHAPE, valid(CHECK).label("jasm.codnod.io/check", "shape")),
-            (NODES, valid(CHECK).annotate(NODE, NO_SUCH_NODE)),
-            (NAMESPACES, valid(CHECK_ELSEWHERE)),
-            (MARKER, valid(CHECK).annotate(SOURCE, CHECK_AS_ANYBODY)),
-        ];
-        let verdicts = join_all(checks.into_iter().map(|(policy, body)| self.verdict(policy, body))).await;
+        let checks = self.kinds.iter().flat_map(|kind| self.checks_of(*kind));
+        let verdicts = join_all(checks.map(|(policy, body)| self.verdict(policy, body))).await;
         let first = |wanted: fn(&State) -> bool| verdicts.iter().find(|state| wanted(state));
         let worst = first(|state| matches!(state, State::Missing(_)))
             .or_else(|| first(|state| *state == State::NoRights))
@@ -217,8 +210,23 @@ impl Admission {
         worst.cloned().unwrap_or(State::Enforced)
     }
 
-    async fn verdict(&self, policy: &'static str, body: SecretBody<'_>) -> State {
-        match self.secrets.check(&self.own_namespace, body).await {
+    /// A write for each policy, which it alone refuses.
+    fn checks_of(&self, kind: ObjectKind) -> [(&'static str, ObjectBody<'_>); 5] {
+        let valid = |name| {
+            let body = ObjectBody::new(kind, &self.own_namespace, name);
+            body.annotate(SOURCE, "v1:check:check").annotate(NODE, &self.node)
+        };
+        [
+            (OWNERSHIP, valid(CHECK).annotate(PROBE, "true")),
+            (SHAPE, valid(CHECK).label("jasm.codnod.io/check", "shape")),
+            (NODES, valid(CHECK).annotate(NODE, NO_SUCH_NODE)),
+            (NAMESPACES, valid(CHECK_ELSEWHERE)),
+            (MARKER, valid(CHECK).annotate(SOURCE, CHECK_AS_ANYBODY)),
+        ]
+    }
+
+    async fn verdict(&self, policy: &'static str, body: ObjectBody<'_>) -> State {
+        match self.objects.check(&self.own_namespace, body).await {
             Ok((200..300, _)) => State::Missing(policy),
             Ok((403, status)) if refusing_policy(&status) == Some(policy) => State::Enforced,
             Ok((403, status)) if refused_by_rbac(&status).is_some() => State::NoRights,

@@ -1,7 +1,7 @@
-//! Requests for Secrets. The one place that names a Secret's URL: the namespace is the pod's, by type, but for the admission
-//! check's dry runs in the agent's own.
+//! Requests for Secrets and ConfigMaps. The one place that names their URL: the namespace is the pod's, by type, but for the
+//! admission check's dry runs in the agent's own.
 //!
-//! RBAC: `create` and `update` on secrets, and no other verb.
+//! RBAC: `create` and `update` on secrets (and on configmaps, in central mode), and no other verb.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,16 +9,24 @@ use http::{Method, Request, header};
 use http_body_util::{BodyExt, Limited};
 use kube::{Client, client::Body};
 use tokio::sync::Semaphore;
+use zeroize::Zeroizing;
 
 use super::{
-    body::SecretBody,
+    body::ObjectBody,
     error::TargetError,
     reply::{Reply, Status, Verb, classify, read_status},
 };
-use crate::{pod::PodNamespace, request::SecretName};
+use crate::{
+    masters::MastersNamespace,
+    pod::PodNamespace,
+    request::{ObjectKind, SecretName},
+    secret_value::{append, wipe},
+};
 
 /// Replies carry no data; what is longer is not read.
 const MAX_REPLY_BYTES: usize = 64 * 1024;
+/// A whole Secret in base64, and its metadata.
+const MAX_OBJECT_BYTES: usize = 2 * 1024 * 1024;
 /// For the body of a reply; the wait for its head is bounded by the client.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests under way. Each has a connection of its own (HTTP/1.1); with more, an API server answers no sooner
@@ -27,16 +35,39 @@ const CONCURRENT_REQUESTS: usize = 24;
 /// Asks for metadata only in place of the stored object.
 const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 
-/// A Secret by namespace and name.
+/// What is written, by kind, namespace and name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Target {
-    pub(super) namespace: PodNamespace,
+    pub(super) kind: ObjectKind,
+    pub(super) home: Home,
     pub(super) name: SecretName,
+}
+
+/// Whose namespace: no text of a stranger becomes one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Home {
+    Pod(PodNamespace),
+    Masters(MastersNamespace),
+}
+
+impl Home {
+    pub(super) fn as_str(&self) -> &str {
+        match self {
+            Self::Pod(namespace) => namespace.as_str(),
+            Self::Masters(namespace) => namespace.as_str(),
+        }
+    }
+}
+
+impl Target {
+    pub(super) fn namespace(&self) -> &str {
+        self.home.as_str()
+    }
 }
 
 impl std::fmt::Display for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
+        write!(f, "{} {}/{}", self.kind, self.namespace(), self.name)
     }
 }
 
@@ -47,24 +78,25 @@ pub(super) enum Mode {
     DryRun,
 }
 
-/// Sends Secrets.
+/// Sends Secrets and ConfigMaps.
 #[derive(Clone)]
-pub(super) struct Secrets {
+pub(super) struct Objects {
     client: Client,
     permits: Arc<Semaphore>,
 }
 
-impl Secrets {
+impl Objects {
     pub(super) fn new(client: Client) -> Self {
         Self { client, permits: Arc::new(Semaphore::new(CONCURRENT_REQUESTS)) }
     }
 
-    /// Writes a Secret, or tries to.
-    pub(super) async fn send(&self, verb: Verb, mode: Mode, target: &Target, body: SecretBody<'_>) -> Reply {
-        let url = match verb {
-            Verb::Create => url(target.namespace.as_str(), None, mode),
-            Verb::Update => url(target.namespace.as_str(), Some(target.name.as_str()), mode),
+    /// Writes an object, or tries to.
+    pub(super) async fn send(&self, verb: Verb, mode: Mode, target: &Target, body: ObjectBody<'_>) -> Reply {
+        let name = match verb {
+            Verb::Create => None,
+            Verb::Update => Some(target.name.as_str()),
         };
+        let url = url(target.kind, target.namespace(), name, mode);
         match self.exchange(verb, url, body).await {
             Ok((code, status)) => classify(verb, code, &status, &target.to_string()),
             Err(error) => Reply::Refused(error),
@@ -72,11 +104,34 @@ impl Secrets {
     }
 
     /// A dry run in the agent's own namespace: code and message, for the admission check.
-    pub(super) async fn check(&self, own_namespace: &str, body: SecretBody<'_>) -> Result<(u16, Status), TargetError> {
-        self.exchange(Verb::Create, url(own_namespace, None, Mode::DryRun), body).await
+    pub(super) async fn check(&self, own_namespace: &str, body: ObjectBody<'_>) -> Result<(u16, Status), TargetError> {
+        self.exchange(Verb::Create, url(body.kind(), own_namespace, None, Mode::DryRun), body).await
     }
 
-    async fn exchange(&self, verb: Verb, url: String, body: SecretBody<'_>) -> Result<(u16, Status), TargetError> {
+    /// Reads an object with its data: code and body, which is zeroized.
+    ///
+    /// RBAC: `get`, which the agent has on masters alone.
+    pub(super) async fn read(&self, target: &Target) -> Result<(u16, Zeroizing<Vec<u8>>), TargetError> {
+        let url = url(target.kind, target.namespace(), Some(target.name.as_str()), Mode::Store);
+        let request = Request::get(url).header(header::ACCEPT, "application/json").body(Body::empty());
+        let _permit = self.permits.acquire().await.map_err(unreachable)?;
+        let reply = self.client.send(request.map_err(unreachable)?).await.map_err(unreachable)?;
+        let code = reply.status().as_u16();
+        let read = async {
+            let mut frames = Limited::new(reply.into_body(), MAX_OBJECT_BYTES);
+            let mut body = Zeroizing::new(Vec::with_capacity(MAX_REPLY_BYTES));
+            while let Some(frame) = frames.frame().await {
+                if let Ok(data) = frame.map_err(unreachable)?.into_data() {
+                    append(&mut body, &data);
+                    wipe(data);
+                }
+            }
+            Ok((code, body))
+        };
+        tokio::time::timeout(REPLY_TIMEOUT, read).await.map_err(unreachable)?
+    }
+
+    async fn exchange(&self, verb: Verb, url: String, body: ObjectBody<'_>) -> Result<(u16, Status), TargetError> {
         let method = match verb {
             Verb::Create => Method::POST,
             Verb::Update => Method::PUT,
@@ -103,10 +158,10 @@ impl Secrets {
     }
 }
 
-fn url(namespace: &str, name: Option<&str>, mode: Mode) -> String {
+fn url(kind: ObjectKind, namespace: &str, name: Option<&str>, mode: Mode) -> String {
     let name = name.map(|name| format!("/{name}")).unwrap_or_default();
     let query = if mode == Mode::DryRun { "?dryRun=All" } else { "" };
-    format!("/api/v1/namespaces/{namespace}/secrets{name}{query}")
+    format!("/api/v1/namespaces/{namespace}/{}{name}{query}", kind.plural())
 }
 
 fn unreachable(error: impl Into<crate::error::BoxError>) -> TargetError {
@@ -131,7 +186,7 @@ mod tests {
             namespace in "[a-z][a-z0-9-]{0,10}[a-z]",
             more in "(namespace|secretNamespace|url)?",
         ) {
-            let catalogue = Catalogue::new([(ProviderName::for_test("aws"), Kind::for_test())]);
+            let catalogue = Catalogue::new(crate::config::Mode::Direct, [(ProviderName::for_test("aws"), Kind::for_test())]);
             let mut asked = json!({"provider": "aws", "path": "a", "secretName": name});
             if !more.is_empty() {
                 asked[more.as_str()] = json!("kube-system");
@@ -140,7 +195,7 @@ mod tests {
             for request in asks.into_iter().flatten() {
                 let secret = request.secret_name.as_str();
                 for mode in [Mode::Store, Mode::DryRun] {
-                    let url = format!("https://api{}", url(&namespace, Some(secret), mode));
+                    let url = format!("https://api{}", url(ObjectKind::Secret, &namespace, Some(secret), mode));
                     let uri: http::Uri = url.parse().expect("a URL");
                     let want = ["", "api", "v1", "namespaces", &namespace, "secrets", secret];
                     proptest::prop_assert_eq!(uri.path().split('/').collect::<Vec<_>>(), want);

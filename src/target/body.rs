@@ -1,16 +1,21 @@
-//! The Secret as JSON, written once into memory that is zeroized.
+//! The Secret or ConfigMap as JSON, written once into memory that is zeroized.
 
 use std::collections::BTreeMap;
 
 use base64::{display::Base64Display, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use serde::{Serialize, Serializer};
+use serde::{Serialize, Serializer, ser::Error as _};
 use zeroize::Zeroizing;
 
-use crate::{mapping::SecretData, request::SecretType};
+use super::masters::VALUE;
+use crate::{
+    mapping::SecretData,
+    request::{ObjectKind, SecretType},
+    secret_value::SecretPayload,
+};
 
-/// The marker: what makes a Secret ours, for code and admission policies alike.
-const MARKER: (&str, &str) = ("jasm.codnod.io/managed-by", "jasm");
+/// The marker: what makes an object ours, for code and admission policies alike.
+pub(super) const MARKER: (&str, &str) = ("jasm.codnod.io/managed-by", "jasm");
 /// For people and tools that look for the recommended label.
 const RECOMMENDED: (&str, &str) = ("app.kubernetes.io/managed-by", "jasm");
 /// The longest annotation value that the admission policies read back, in bytes.
@@ -18,13 +23,15 @@ const MAX_VALUE_BYTES: usize = 1024;
 /// More than everything that is not data.
 const ENVELOPE_BYTES: usize = 16 * 1024;
 
-/// A Secret on its way to the API server.
+/// An object on its way to the API server.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct SecretBody<'a> {
+pub(super) struct ObjectBody<'a> {
     api_version: &'static str,
     kind: &'static str,
-    r#type: &'static str,
+    /// ConfigMaps have none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    r#type: Option<&'static str>,
     metadata: Metadata<'a>,
     #[serde(skip_serializing_if = "Data::is_none")]
     data: Data<'a>,
@@ -38,6 +45,11 @@ enum Data<'a> {
     /// Key and base64: what the API server asks of a type before any policy sees the object. Never stored.
     Placeholder(&'static [(&'static str, &'static str)]),
     Of(&'a SecretData),
+    /// The same for a ConfigMap, which holds texts.
+    Texts(&'a SecretData),
+    /// A master's one value, in base64 or as a text.
+    Value(&'a [u8]),
+    Text(&'a [u8]),
 }
 
 #[derive(Serialize)]
@@ -51,13 +63,13 @@ struct Metadata<'a> {
     annotations: BTreeMap<&'static str, String>,
 }
 
-impl<'a> SecretBody<'a> {
-    /// A Secret without data, marked as ours; its type is Opaque.
-    pub(super) fn new(namespace: &'a str, name: &'a str) -> Self {
+impl<'a> ObjectBody<'a> {
+    /// An object without data, marked as ours; a Secret's type is Opaque.
+    pub(super) fn new(kind: ObjectKind, namespace: &'a str, name: &'a str) -> Self {
         Self {
             api_version: "v1",
-            kind: "Secret",
-            r#type: SecretType::Opaque.as_str(),
+            kind: kind.as_str(),
+            r#type: (kind == ObjectKind::Secret).then(|| SecretType::Opaque.as_str()),
             metadata: Metadata {
                 name,
                 namespace,
@@ -67,6 +79,13 @@ impl<'a> SecretBody<'a> {
             },
             data: Data::None,
             immutable: None,
+        }
+    }
+
+    pub(super) fn kind(&self) -> ObjectKind {
+        match self.r#type {
+            Some(_) => ObjectKind::Secret,
+            None => ObjectKind::ConfigMap,
         }
     }
 
@@ -86,8 +105,9 @@ impl<'a> SecretBody<'a> {
         self
     }
 
+    /// Of a Secret alone.
     pub(super) fn of_type(mut self, secret_type: SecretType) -> Self {
-        self.r#type = secret_type.as_str();
+        self.r#type = self.r#type.map(|_| secret_type.as_str());
         self
     }
 
@@ -104,7 +124,19 @@ impl<'a> SecretBody<'a> {
     }
 
     pub(super) fn data(mut self, data: &'a SecretData) -> Self {
-        self.data = Data::Of(data);
+        self.data = match self.kind() {
+            ObjectKind::Secret => Data::Of(data),
+            ObjectKind::ConfigMap => Data::Texts(data),
+        };
+        self
+    }
+
+    /// The value of a master.
+    pub(super) fn value(mut self, payload: &'a SecretPayload) -> Self {
+        self.data = match self.kind() {
+            ObjectKind::Secret => Data::Value(payload.expose()),
+            ObjectKind::ConfigMap => Data::Text(payload.expose()),
+        };
         self
     }
 
@@ -122,14 +154,19 @@ impl<'a> SecretBody<'a> {
 
     /// How many bytes the JSON takes at most; the limit that memory is reserved for.
     pub(super) fn max_bytes(data: &SecretData) -> usize {
-        let entry = |(key, value): (&str, &[u8])| key.len() + value.len().div_ceil(3) * 4 + 8;
-        ENVELOPE_BYTES + data.iter().map(entry).sum::<usize>()
+        ENVELOPE_BYTES + data.iter().map(|(key, value)| key.len() + in_base64(value) + 8).sum::<usize>()
+    }
+
+    /// The same for a master's value.
+    pub(super) fn bytes_of(payload: &SecretPayload) -> usize {
+        ENVELOPE_BYTES + in_base64(payload.expose())
     }
 
     /// The JSON. Its memory is allocated once, so that no copy stays behind, and zeroized in the end.
     pub(super) fn into_bytes(self) -> Bytes {
         let capacity = match self.data {
-            Data::Of(data) => Self::max_bytes(data),
+            Data::Of(data) | Data::Texts(data) => Self::max_bytes(data),
+            Data::Value(value) | Data::Text(value) => ENVELOPE_BYTES + in_base64(value),
             Data::None | Data::Placeholder(_) => ENVELOPE_BYTES,
         };
         let mut json = Zeroizing::new(Vec::with_capacity(capacity));
@@ -153,8 +190,21 @@ impl Serialize for Data<'_> {
             Self::Placeholder(pairs) => serializer.collect_map(pairs.iter().copied()),
             // Not through a text of its own, which would stay behind.
             Self::Of(data) => serializer.collect_map(data.iter().map(|(key, value)| (key, InBase64(value)))),
+            Self::Value(value) => serializer.collect_map([(VALUE, InBase64(value))]),
+            Self::Text(value) => {
+                serializer.collect_map([(VALUE, std::str::from_utf8(value).map_err(S::Error::custom)?)])
+            }
+            Self::Texts(data) => {
+                let texts: Result<Vec<_>, _> =
+                    data.iter().map(|(key, value)| std::str::from_utf8(value).map(|text| (key, text))).collect();
+                serializer.collect_map(texts.map_err(S::Error::custom)?)
+            }
         }
     }
+}
+
+fn in_base64(value: &[u8]) -> usize {
+    value.len().div_ceil(3) * 4
 }
 
 struct InBase64<'a>(&'a [u8]);
@@ -165,8 +215,9 @@ impl Serialize for InBase64<'_> {
     }
 }
 
-/// A value as the probe can give it back: printable ASCII without blanks, everything else as `%XX`, cut to 1,024 bytes.
-fn printable(text: &str) -> String {
+/// A value as it stands in an annotation, and as the probe gives it back: printable ASCII without blanks, everything else as
+/// `%XX`, cut to 1,024 bytes.
+pub(super) fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for byte in text.bytes() {
         let plain = byte.is_ascii_graphic() && byte != b'%';
@@ -182,16 +233,40 @@ fn printable(text: &str) -> String {
     shown
 }
 
+/// What was made printable; a value that was cut stays cut.
+pub(super) fn from_printable(shown: &str) -> String {
+    let mut bytes = Vec::with_capacity(shown.len());
+    let mut rest = shown.as_bytes();
+    while let Some((first, more)) = rest.split_first() {
+        let escaped = more.get(..2).filter(|_| *first == b'%').and_then(|digits| std::str::from_utf8(digits).ok());
+        match escaped.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &more[2..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = more;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{mapping, request::Template, secret_value::SecretPayload};
+    use crate::{mapping, request::Template};
 
     #[test]
     fn the_object_has_our_labels_and_the_data_in_base64() {
         let data = mapping::map(&Template::default(), &SecretPayload::new(br#"{"a":"hunter2","b":""}"#.to_vec(), "v"))
             .expect("data");
-        let body = SecretBody::new("ns", "app").annotate("k", "a b").data(&data).replacing(Some("7")).into_bytes();
+        let body = ObjectBody::new(ObjectKind::Secret, "ns", "app")
+            .annotate("k", "a b")
+            .data(&data)
+            .replacing(Some("7"))
+            .into_bytes();
         let got: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
         let want = serde_json::json!({
             "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
@@ -203,7 +278,7 @@ mod tests {
             "data": {"a": "aHVudGVyMg==", "b": ""},
         });
         assert_eq!(got, want);
-        assert!(body.len() <= SecretBody::max_bytes(&data));
+        assert!(body.len() <= ObjectBody::max_bytes(&data));
     }
 
     #[test]
@@ -211,6 +286,7 @@ mod tests {
         let cases = [("plain", "plain"), ("a b\n", "a%20b%0A"), ("100%", "100%25"), ("\u{e9}", "%C3%A9")];
         for (text, want) in cases {
             assert_eq!(printable(text), want);
+            assert_eq!(from_printable(want), text);
         }
         assert_eq!(printable(&"x".repeat(5000)).len(), MAX_VALUE_BYTES);
         assert_eq!(printable(&" ".repeat(5000)).len(), MAX_VALUE_BYTES - 1, "never half an escape");

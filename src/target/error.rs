@@ -10,64 +10,64 @@ use crate::{
 pub enum TargetError {
     /// A Secret of that name lacks our marker.
     #[error(
-        "Secret {target} exists and is not managed by JASM, so it is left alone: choose another secretName, or delete \
+        "{target} exists and is not managed by JASM, so it is left alone: choose another secretName, or delete \
          that Secret"
     )]
     NotOurs {
-        /// Namespace and name.
+        /// Kind, namespace and name.
         target: String,
     },
     /// Another workload holds the name with another source.
     #[error(
-        "Secret {target} is held by {holder} with another source, and this pod may be running with that data: choose \
+        "{target} is held by {holder} with another source, and this pod may be running with that data: choose \
          another secretName; the name is free once that workload is gone, or that Secret is deleted"
     )]
     HeldByOther {
-        /// Namespace and name.
+        /// Kind, namespace and name.
         target: String,
         /// Who holds it.
         holder: Workload,
     },
     /// Two pods of one workload, created in the same second, ask for different sources.
     #[error(
-        "Secret {target} was asked for with two sources by pods of one workload in the same second, and the first one \
+        "{target} was asked for with two sources by pods of one workload in the same second, and the first one \
          stays: give each source a secretName of its own, or restart this pod"
     )]
     Tie {
-        /// Namespace and name.
+        /// Kind, namespace and name.
         target: String,
     },
     /// A newer release wrote a source id that this one cannot read.
-    #[error("Secret {target} was written by a newer release of JASM and is left alone: update the agent on this node")]
+    #[error("{target} was written by a newer release of JASM and is left alone: update the agent on this node")]
     NewerRelease {
-        /// Namespace and name.
+        /// Kind, namespace and name.
         target: String,
     },
     /// The Secret, ours or not, holds something else and cannot be changed any more.
     #[error(
-        "Secret {target} is marked immutable and does not hold what this pod asks for: choose another secretName, or \
+        "{target} is marked immutable and does not hold what this pod asks for: choose another secretName, or \
          delete that Secret if nobody needs it"
     )]
     Immutable {
-        /// Namespace and name.
+        /// Kind, namespace and name.
         target: String,
     },
     /// The Secret, ours or not, is of another type, which the API server never changes.
     #[error(
-        "Secret {target} exists with another type and is left alone: choose another secretName, or delete that Secret \
+        "{target} exists with another type and is left alone: choose another secretName, or delete that Secret \
          if nobody needs it"
     )]
     TypeDiffers {
-        /// Namespace and name.
+        /// Kind, namespace and name.
         target: String,
     },
     /// Others have put something on a Secret of ours, which a write would take away.
     #[error(
-        "Secret {target} carries {kinds} of others, which a write would take away, so it stays as it is: remove them, or \
+        "{target} carries {kinds} of others, which a write would take away, so it stays as it is: remove them, or \
          delete that Secret, and JASM writes it anew"
     )]
     Decorated {
-        /// Namespace and name.
+        /// Kind, namespace and name.
         target: String,
         /// Of which kinds.
         kinds: String,
@@ -83,6 +83,36 @@ pub enum TargetError {
         /// The resource in question.
         resource: String,
     },
+    /// RBAC in the masters' namespace.
+    #[error(
+        "the agent may not {verb} {resource} in namespace {namespace}, where masters are: an operator has to apply the Role \
+         jasm-agent-masters and its binding (daemonset/components/central)"
+    )]
+    MastersRbac {
+        /// The missing verb.
+        verb: String,
+        /// The resource in question.
+        resource: String,
+        /// Where.
+        namespace: String,
+    },
+    /// No namespace for masters.
+    #[error(
+        "namespace {namespace}, where masters are, is not there or being deleted: an operator has to apply \
+         daemonset/components/central"
+    )]
+    NoMasters {
+        /// Which one.
+        namespace: String,
+    },
+    /// Something stands where a master is to be.
+    #[error(
+        "{target} is not the master that this source has by its name: an operator has to delete it, and JASM writes it anew"
+    )]
+    NoMaster {
+        /// Kind, namespace and name.
+        target: String,
+    },
     /// The API server does not accept the agent's token.
     #[error(
         "the API server does not accept the agent's token: check that the agent's ServiceAccount and pod still exist"
@@ -90,21 +120,21 @@ pub enum TargetError {
     Unauthenticated,
     /// Our policy for namespaces.
     #[error(
-        "Secret {target} is not written, because {said}: an operator decides where the agent may write (docs/admission.md)"
+        "{target} is not written, because {said}: an operator decides where the agent may write (docs/admission.md)"
     )]
     NamespaceClosed {
-        /// Namespace and name.
+        /// Kind, namespace and name.
         target: String,
         /// What our own manifests say about the namespace.
         said: String,
     },
     /// One of our own policies.
     #[error(
-        "JASM's admission policy {policy} refused the write of Secret {target} ({said}): an operator has to apply rbac/ \
+        "JASM's admission policy {policy} refused the write of {target} ({said}): an operator has to apply rbac/ \
          of the agent's own release"
     )]
     OwnPolicy {
-        /// Namespace and name.
+        /// Kind, namespace and name.
         target: String,
         /// Which policy.
         policy: String,
@@ -112,9 +142,9 @@ pub enum TargetError {
         said: String,
     },
     /// Somebody else's policy or webhook.
-    #[error("{by} refused the write of Secret {target}: ask the cluster's operators to let the agent write it")]
+    #[error("{by} refused the write of {target}: ask the cluster's operators to let the agent write it")]
     Forbidden {
-        /// Namespace and name.
+        /// Kind, namespace and name.
         target: String,
         /// Policy or webhook, by name.
         by: String,
@@ -123,9 +153,9 @@ pub enum TargetError {
         source: BoxError,
     },
     /// A webhook of somebody else could not be called.
-    #[error("the admission webhook {webhook} did not answer about Secret {target}; the agent retries with backoff")]
+    #[error("the admission webhook {webhook} did not answer about {target}; the agent retries with backoff")]
     WebhookDown {
-        /// Namespace and name.
+        /// Kind, namespace and name.
         target: String,
         /// The webhook's name, quoted.
         webhook: String,
@@ -134,33 +164,29 @@ pub enum TargetError {
         source: BoxError,
     },
     /// The namespace may hold no more.
-    #[error(
-        "the ResourceQuota of the namespace leaves no room for Secret {target}: raise it, or delete what is not needed"
-    )]
+    #[error("the ResourceQuota of the namespace leaves no room for {target}: raise it, or delete what is not needed")]
     Quota {
-        /// Namespace and name.
+        /// Kind, namespace and name.
         target: String,
     },
     /// The API server calls the object invalid.
-    #[error("the API server calls Secret {target} invalid at {fields}: check the source's keys and the annotation")]
+    #[error("the API server calls {target} invalid at {fields}: check the source's keys and the annotation")]
     Invalid {
-        /// Namespace and name.
+        /// Kind, namespace and name.
         target: String,
         /// Paths of the fields in question.
         fields: String,
     },
     /// The probe of a Secret of ours gave nothing readable.
-    #[error(
-        "Secret {target} could not be probed: check that rbac/ is of the agent's own release, or delete the Secret"
-    )]
+    #[error("{target} could not be probed: check that rbac/ is of the agent's own release, or delete the Secret")]
     Unreadable {
-        /// Namespace and name.
+        /// Kind, namespace and name.
         target: String,
     },
     /// The API server is overloaded or failing.
-    #[error("the API server did not take the write of Secret {target} (HTTP {code}); the agent retries with backoff")]
+    #[error("the API server did not take the write of {target} (HTTP {code}); the agent retries with backoff")]
     Busy {
-        /// Namespace and name.
+        /// Kind, namespace and name.
         target: String,
         /// HTTP status.
         code: u16,
@@ -195,9 +221,9 @@ pub enum TargetError {
         source: BoxError,
     },
     /// Others changed the Secret each time that the agent was about to.
-    #[error("Secret {target} is being changed by others; the agent retries with backoff")]
+    #[error("{target} is being changed by others; the agent retries with backoff")]
     LostRace {
-        /// Namespace and name.
+        /// Kind, namespace and name.
         target: String,
     },
 }
@@ -212,8 +238,11 @@ impl TargetError {
             | Self::NewerRelease { .. }
             | Self::Immutable { .. }
             | Self::TypeDiffers { .. }
+            | Self::NoMaster { .. }
             | Self::Decorated { .. } => Reason::SecretConflict,
             Self::Rbac { .. }
+            | Self::MastersRbac { .. }
+            | Self::NoMasters { .. }
             | Self::Unauthenticated
             | Self::NamespaceClosed { .. }
             | Self::OwnPolicy { .. }
@@ -241,6 +270,7 @@ impl TargetError {
             | Self::NewerRelease { .. }
             | Self::Immutable { .. }
             | Self::TypeDiffers { .. }
+            | Self::NoMaster { .. }
             | Self::Decorated { .. } => Retry::Foreign,
             Self::NamespaceClosed { .. }
             | Self::OwnPolicy { .. }
@@ -248,7 +278,9 @@ impl TargetError {
             | Self::Invalid { .. }
             | Self::Unreadable { .. } => Retry::Denied,
             Self::Quota { .. } => Retry::Absent,
-            Self::Rbac { .. } | Self::Unauthenticated => Retry::Rights,
+            Self::Rbac { .. } | Self::MastersRbac { .. } | Self::NoMasters { .. } | Self::Unauthenticated => {
+                Retry::Rights
+            }
             Self::Busy { code: 429, .. } => Retry::Throttled,
             Self::WebhookDown { .. } | Self::Busy { .. } | Self::Unreachable { .. } | Self::LostRace { .. } => {
                 Retry::Transient
@@ -267,6 +299,9 @@ impl TargetError {
             Self::TypeDiffers { .. } => "WriteTypeDiffers",
             Self::Decorated { .. } => "WriteDecorated",
             Self::Rbac { .. } => "WriteRbac",
+            Self::MastersRbac { .. } => "MasterRbac",
+            Self::NoMasters { .. } => "MasterNamespace",
+            Self::NoMaster { .. } => "MasterConflict",
             Self::Unauthenticated => "WriteUnauthenticated",
             Self::NamespaceClosed { .. } => "WriteNamespaceClosed",
             Self::OwnPolicy { .. } => "WriteOwnPolicy",

@@ -4,7 +4,8 @@ use std::{cmp::Ordering, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::{clock::ApiClock, workload::Workload};
+use super::reply::Stored;
+use crate::{clock::ApiClock, masters::MastersNamespace, workload::Workload};
 
 /// How far the API server's clock may be ahead of what is known of it: its times and the time since both lose a fraction.
 const CLOCK_ERROR: SignedDuration = SignedDuration::from_secs(2);
@@ -14,31 +15,40 @@ const KNOWN_SOURCE: &str = "v1:";
 /// The metadata of a Secret of ours, as a probe told it. An empty or unreadable value counts as absent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Held {
-    pub(super) resource_version: String,
+    pub(super) stored: Stored,
     pub(super) source: String,
     pub(super) synced_through: Option<Timestamp>,
     pub(super) spec_since: Option<Timestamp>,
     pub(super) workload: Option<Workload>,
     pub(super) version: String,
+    /// The namespace of the master that it is a copy of.
+    pub(super) replicated_from: String,
     /// Kinds of things that others have put on it, as in `labels, finalizers`. While there are any, it is not overwritten.
     pub(super) others: String,
 }
 
 impl Held {
-    /// Reads the message of the policy `jasm-agent-ownership`: `rv=.. source=.. through=.. since=.. workload=.. version=.. others=..`.
+    /// Which value it holds, where that can be told.
+    pub(super) fn known(&self) -> Option<Known> {
+        Some(Known { version: self.version.clone(), through: self.synced_through? })
+    }
+
+    /// Reads the message of the policy `jasm-agent-ownership`: `rv=.. uid=.. source=.. through=.. since=.. workload=.. version=.. from=.. others=..`.
     /// `None` where there is no resourceVersion, without which nothing can be changed safely.
     pub(super) fn parse(message: &str) -> Option<Self> {
         let field = |name: &str| {
             let pairs = message.split(' ').filter_map(|pair| pair.split_once('='));
             pairs.filter(|(key, _)| *key == name).map(|(_, value)| value).next().unwrap_or_default()
         };
+        let resource_version = Some(field("rv")).filter(|rv| !rv.is_empty())?.to_owned();
         Some(Self {
-            resource_version: Some(field("rv")).filter(|rv| !rv.is_empty())?.to_owned(),
+            stored: Stored { uid: field("uid").to_owned(), resource_version },
             source: field("source").to_owned(),
             synced_through: field("through").parse().ok(),
             spec_since: field("since").parse().ok(),
             workload: Workload::parse(field("workload")),
             version: field("version").to_owned(),
+            replicated_from: field("from").to_owned(),
             others: kinds(field("others")),
         })
     }
@@ -63,6 +73,50 @@ pub(super) struct Wish {
     pub(super) source: String,
     pub(super) asked: Asked,
     pub(super) workload: Workload,
+    /// Where it is to be a copy of a master.
+    pub(super) copy: Option<CopyOf>,
+}
+
+/// The master that a Secret is to be a copy of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CopyOf {
+    /// Where it stands.
+    pub namespace: MastersNamespace,
+    /// The kind of its store, as it stands in a label.
+    pub source_kind: &'static str,
+    /// What the watch on masters last told of it.
+    pub known: Option<Known>,
+}
+
+/// Which value something holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// The store's id of the version, as it stands in an annotation.
+    pub version: String,
+    /// The newest pod that was seen before the store was asked.
+    pub through: Timestamp,
+}
+
+impl Known {
+    /// Whether `master` has another value that is no older.
+    pub fn is_behind(&self, master: &Self) -> bool {
+        self.version != master.version && master.through >= self.through
+    }
+}
+
+impl Wish {
+    /// Whether what is there is a copy that its master has left behind, or no copy of it at all.
+    fn is_left_behind(&self, held: &Held) -> bool {
+        let Some(copy) = &self.copy else { return false };
+        held.replicated_from != copy.namespace.as_str()
+            || copy.known.as_ref().is_some_and(|master| held.known().is_none_or(|held| held.is_behind(master)))
+    }
+
+    /// Whether a copy with this value needs nothing.
+    pub(super) fn is_met_by(&self, known: &Known, freshness: Duration) -> bool {
+        let master = self.copy.as_ref().and_then(|copy| copy.known.as_ref());
+        is_new_enough(known.through, self, freshness) && !master.is_some_and(|master| known.is_behind(master))
+    }
 }
 
 /// When a pod asked for what it wants.
@@ -112,7 +166,8 @@ pub(super) enum Decision {
 /// Decides by the rules of the write protocol (README: "Two pods, one Secret name").
 pub(super) fn decide(held: &Held, wish: &Wish, freshness: Duration) -> Decision {
     if held.source == wish.source {
-        let is_fresh = held.synced_through.is_some_and(|through| is_new_enough(through, wish, freshness));
+        let is_new = held.synced_through.is_some_and(|through| is_new_enough(through, wish, freshness));
+        let is_fresh = is_new && !wish.is_left_behind(held);
         return if is_fresh { Decision::Fresh } else { Decision::Refresh };
     }
     if !held.source.is_empty() && !held.source.starts_with(KNOWN_SOURCE) {
@@ -165,18 +220,24 @@ mod tests {
 
     fn held() -> Held {
         Held {
-            resource_version: "7".into(),
+            stored: Stored { uid: String::new(), resource_version: "7".into() },
             source: "v1:aws:/a".into(),
             synced_through: Some(second(100)),
             spec_since: Some(second(90)),
             workload: Some(deployment("web")),
             version: "v".into(),
+            replicated_from: String::new(),
             others: String::new(),
         }
     }
 
     fn wish() -> Wish {
-        Wish { source: "v1:aws:/a".into(), asked: Asked::by(second(100), None), workload: deployment("web") }
+        Wish {
+            source: "v1:aws:/a".into(),
+            asked: Asked::by(second(100), None),
+            workload: deployment("web"),
+            copy: None,
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The write protocol: the only module that writes Secrets.
+//! The write protocol: the only module that writes Secrets and ConfigMaps.
 //!
 //! probe -> decide -> value -> create or replace, and again from the probe when somebody was faster. The agent holds
 //! `create` and `update` on Secrets and reads none: a probe is a dry-run `PUT` that an admission policy always refuses,
@@ -17,6 +17,7 @@ mod api;
 mod body;
 mod error;
 mod held;
+mod masters;
 mod reply;
 mod turns;
 
@@ -29,12 +30,14 @@ use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 pub use admission::Admission;
 pub use error::TargetError;
-pub use held::Asked;
+pub use held::{Asked, CopyOf, Known};
+pub use masters::{Draft, Master, MasterStore, Place};
+pub use reply::Stored;
 
 use self::{
-    api::{Mode, Secrets, Target},
-    body::SecretBody,
-    held::{Decision, Held, Wish, by_age, decide, from_short_lived, is_new_enough},
+    api::{Home, Mode, Objects, Target},
+    body::{ObjectBody, printable},
+    held::{Decision, Held, Wish, by_age, decide, from_short_lived},
     reply::{Reply, Verb},
     turns::{Seen, Turns},
 };
@@ -44,22 +47,29 @@ use crate::{
     error::SyncError,
     limits::ByteBudget,
     mapping::SecretData,
+    masters::MastersNamespace,
     metrics::Metrics,
     pod::PodView,
     policy::AdmittedRequest,
-    request::SecretType,
+    request::{ObjectKind, SecretType},
     workload::{Workload, Workloads},
 };
 
-const SOURCE: &str = "jasm.codnod.io/source";
+pub(crate) const SOURCE: &str = "jasm.codnod.io/source";
 const SOURCE_PATH: &str = "jasm.codnod.io/source-path";
-const SOURCE_VERSION: &str = "jasm.codnod.io/source-version";
+pub(crate) const SOURCE_VERSION: &str = "jasm.codnod.io/source-version";
 const SYNCED_AT: &str = "jasm.codnod.io/synced-at";
-const SYNCED_THROUGH: &str = "jasm.codnod.io/synced-through";
+pub(crate) const SYNCED_THROUGH: &str = "jasm.codnod.io/synced-through";
 const SPEC_SINCE: &str = "jasm.codnod.io/spec-since";
 const WORKLOAD: &str = "jasm.codnod.io/workload";
 const NODE: &str = "jasm.codnod.io/node";
 const PROBE: &str = "jasm.codnod.io/probe";
+const WHOLE: &str = "jasm.codnod.io/whole";
+/// The label on masters.
+pub(crate) const SOURCE_KIND: &str = "jasm.codnod.io/source-kind";
+const REPLICATED_FROM: &str = "jasm.codnod.io/replicated-from";
+const LAST_REPLICATED: &str = "jasm.codnod.io/last-replicated";
+const SOURCE_NAMESPACE: &str = "jasm.codnod.io/source-namespace";
 
 /// The first try and five lost races.
 const TRIES: usize = 6;
@@ -69,6 +79,8 @@ const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// What is to be in a Secret.
 #[derive(Debug)]
 pub struct Value {
+    /// As what it is to be written.
+    pub kind: ObjectKind,
     /// All keys of one version.
     pub data: SecretData,
     /// The store's id of that version.
@@ -77,6 +89,12 @@ pub struct Value {
     pub seen_through: Timestamp,
     /// The share of the memory bound that the data takes.
     pub reserved: OwnedSemaphorePermit,
+}
+
+impl Value {
+    fn known(&self) -> Known {
+        Known { version: printable(&self.version), through: self.seen_through }
+    }
 }
 
 /// How a request ended well.
@@ -107,6 +125,43 @@ impl Outcome {
     }
 }
 
+/// What a pod has now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Served {
+    /// How its request ended.
+    pub outcome: Outcome,
+    /// The object that it has, and in which state; `None` where it has none of ours.
+    pub holds: Option<Holds>,
+}
+
+/// The object that serves a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holds {
+    /// Its kind.
+    pub kind: ObjectKind,
+    /// Which object, and in which state.
+    pub stored: Stored,
+    /// Which value.
+    pub known: Known,
+}
+
+impl Served {
+    fn without(outcome: Outcome) -> Self {
+        Self { outcome, holds: None }
+    }
+}
+
+/// What is to be there for a pod.
+#[derive(Debug, Clone)]
+pub struct Want<'a> {
+    /// What it asked for.
+    pub admitted: &'a AdmittedRequest,
+    /// The kind of object.
+    pub kind: ObjectKind,
+    /// Where it is a copy of a master.
+    pub copy: Option<CopyOf>,
+}
+
 /// When the value may be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Urgency {
@@ -125,7 +180,7 @@ pub enum Urgency {
 /// Where and how Secrets are written.
 pub struct Targets {
     workloads: Workloads,
-    secrets: Secrets,
+    objects: Objects,
     admission: Arc<Admission>,
     clock: Arc<ApiClock>,
     bodies: ByteBudget,
@@ -143,6 +198,8 @@ pub struct TargetConfig {
     pub own_namespace: String,
     /// How much older than its pod a value may be.
     pub freshness: Duration,
+    /// The kinds of objects that are written.
+    pub kinds: &'static [ObjectKind],
 }
 
 impl Targets {
@@ -155,11 +212,16 @@ impl Targets {
         metrics: Arc<Metrics>,
         changes: Arc<Changes>,
     ) -> Self {
-        let TargetConfig { node, own_namespace, freshness } = config;
-        let secrets = Secrets::new(client);
-        let admission = Arc::new(Admission::new(secrets.clone(), own_namespace, node.clone(), metrics, changes));
+        let TargetConfig { node, own_namespace, freshness, kinds } = config;
+        let objects = Objects::new(client);
+        let admission = Arc::new(Admission::new(objects.clone(), kinds, own_namespace, node.clone(), metrics, changes));
         let (bodies, turns) = (ByteBudget::for_bodies(), Turns::default());
-        Self { workloads, secrets, admission, clock, bodies, turns, node, freshness }
+        Self { workloads, objects, admission, clock, bodies, turns, node, freshness }
+    }
+
+    /// Where masters are read and written, by the same connections.
+    pub fn masters(&self, namespace: MastersNamespace) -> MasterStore {
+        MasterStore::new(self.objects.clone(), namespace, self.node.clone(), Arc::clone(&self.clock))
     }
 
     /// The watch over the admission policies.
@@ -167,7 +229,7 @@ impl Targets {
         Arc::clone(&self.admission)
     }
 
-    /// Makes the pod's Secret hold what was admitted. `value` is asked for at most once, and only if it is needed.
+    /// Makes the pod's object hold what was admitted. `value` is asked for at most once, and only if it is needed.
     ///
     /// # Errors
     /// [`TargetError`], or whatever `value` ended with. What was there before stays as it was.
@@ -175,20 +237,22 @@ impl Targets {
         &self,
         pod: &PodView,
         asked: Asked,
-        admitted: &AdmittedRequest,
+        want: &Want<'_>,
         urgency: Urgency,
         value: impl Future<Output = Result<Value, SyncError>>,
-    ) -> Result<Outcome, SyncError> {
+    ) -> Result<Served, SyncError> {
         self.admission.enforced().await?;
-        let target = Target { namespace: pod.namespace(), name: admitted.request().secret_name.clone() };
-        let mut wish = Wish { source: admitted.request().source_id(), asked, workload: Workload::by_name(pod) };
-        let secret_type = admitted.request().template.secret_type;
+        let request = want.admitted.request();
+        let target = Target { kind: want.kind, home: Home::Pod(pod.namespace()), name: request.secret_name.clone() };
+        let (source, workload) = (request.source_id(), Workload::by_name(pod));
+        let mut wish = Wish { source, asked, workload, copy: want.copy.clone() };
+        let secret_type = request.template.secret_type;
         let (mut turn, alone) = self.turns.take(&target).await;
         let known_fresh = turn.as_ref().filter(|seen| is_known_fresh(seen, &wish, self.freshness));
         if let (Urgency::Replayed { seen_at }, Some(seen)) = (urgency, known_fresh)
             && seen.asked_at >= seen_at
         {
-            return Ok(Outcome::Fresh);
+            return Ok(seen.serves(&target, Outcome::Fresh));
         }
         let early = urgency == Urgency::Starting && alone && self.freshness.is_zero() && known_fresh.is_none();
         let (mut value, mut ready) = (std::pin::pin!(maybe_done(value)), None);
@@ -199,11 +263,14 @@ impl Targets {
             let is_immutable = matches!(found, Found::Immutable);
             let held = match found {
                 Found::Absent | Found::Immutable => None,
-                Found::NamespaceGone => return Ok(Outcome::NamespaceGone),
+                Found::NamespaceGone => return Ok(Served::without(Outcome::NamespaceGone)),
                 Found::Ours(held) => {
                     if let Some(outcome) = self.settle(pod, &target, &held, &mut wish).await? {
-                        *turn = held.synced_through.map(|through| Seen { source: held.source, through, asked_at });
-                        return Ok(outcome);
+                        *turn = Seen::of(*held, asked_at);
+                        return Ok(turn
+                            .as_ref()
+                            .filter(|_| outcome == Outcome::Fresh)
+                            .map_or_else(|| Served::without(outcome), |seen| seen.serves(&target, outcome)));
                     }
                     Some(held)
                 }
@@ -216,9 +283,11 @@ impl Targets {
             if is_immutable {
                 return Ok(self.confirm(&target, secret_type, &wish, ready).await?);
             }
-            if let Some(outcome) = self.write(&target, admitted, &wish, held.as_deref(), ready).await? {
-                *turn = Some(Seen { source: wish.source, through: ready.seen_through, asked_at });
-                return Ok(outcome);
+            if let Some((outcome, stored)) = self.write(&target, want.admitted, &wish, held.as_deref(), ready).await? {
+                let seen = Seen { source: wish.source, known: ready.known(), stored, asked_at };
+                let served = seen.serves(&target, outcome);
+                *turn = Some(seen);
+                return Ok(served);
             }
         }
         Err(TargetError::LostRace { target: target.to_string() }.into())
@@ -229,11 +298,11 @@ impl Targets {
     /// With the type that is wanted and its keys: the API server answers for others before any policy does.
     async fn probe(&self, target: &Target, secret_type: SecretType) -> Result<Found, TargetError> {
         let body = self.probe_body(target).placeholder(secret_type);
-        match self.secrets.send(Verb::Update, Mode::DryRun, target, body).await {
+        match self.objects.send(Verb::Update, Mode::DryRun, target, body).await {
             Reply::Ours(held) => Ok(Found::Ours(Box::new(held.believed(&self.clock)))),
             Reply::Absent => Ok(Found::Absent),
             Reply::NamespaceGone => Ok(Found::NamespaceGone),
-            Reply::Accepted => Err(self.admission.probe_was_accepted()),
+            Reply::Accepted(_) => Err(self.admission.probe_was_accepted()),
             Reply::Refused(TargetError::Immutable { .. }) => Ok(Found::Immutable),
             Reply::Refused(error) => Err(self.refused(error)),
             Reply::Exists | Reply::Changed => Err(TargetError::LostRace { target: target.to_string() }),
@@ -248,8 +317,8 @@ impl Targets {
         error
     }
 
-    fn probe_body<'a>(&self, target: &'a Target) -> SecretBody<'a> {
-        SecretBody::new(target.namespace.as_str(), target.name.as_str())
+    fn probe_body<'a>(&self, target: &'a Target) -> ObjectBody<'a> {
+        ObjectBody::new(target.kind, target.namespace(), target.name.as_str())
             .annotate(PROBE, "true")
             .annotate(SOURCE, "v1:probe:probe")
             .annotate(NODE, &self.node)
@@ -263,13 +332,16 @@ impl Targets {
         secret_type: SecretType,
         wish: &Wish,
         value: &Value,
-    ) -> Result<Outcome, TargetError> {
-        let _reserved = self.bodies.reserve(SecretBody::max_bytes(&value.data)).await;
+    ) -> Result<Served, TargetError> {
+        let _reserved = self.bodies.reserve(ObjectBody::max_bytes(&value.data)).await;
         let body = self.probe_body(target).of_type(secret_type).data(&value.data).immutable();
-        match self.secrets.send(Verb::Update, Mode::DryRun, target, body).await {
-            Reply::Ours(held) if held.source == wish.source => Ok(Outcome::Fresh),
-            Reply::NamespaceGone => Ok(Outcome::NamespaceGone),
-            Reply::Accepted => Err(self.admission.probe_was_accepted()),
+        match self.objects.send(Verb::Update, Mode::DryRun, target, body).await {
+            Reply::Ours(held) if held.source == wish.source => {
+                let holds = Holds { kind: target.kind, stored: held.stored, known: value.known() };
+                Ok(Served { outcome: Outcome::Fresh, holds: Some(holds) })
+            }
+            Reply::NamespaceGone => Ok(Served::without(Outcome::NamespaceGone)),
+            Reply::Accepted(_) => Err(self.admission.probe_was_accepted()),
             Reply::Refused(error) => Err(self.refused(error)),
             Reply::Ours(_) => Err(TargetError::Immutable { target: target.to_string() }),
             Reply::Absent | Reply::Exists | Reply::Changed => Err(TargetError::LostRace { target: target.to_string() }),
@@ -291,7 +363,7 @@ impl Targets {
                     by_age(held, wish)
                 } else if holder == Workload::ShortLived {
                     from_short_lived(held, wish)
-                } else if in_time(self.workloads.exists(&target.namespace, &holder)).await? {
+                } else if in_time(self.workloads.exists(&pod.namespace(), &holder)).await? {
                     Decision::OtherWorkload(holder)
                 } else {
                     Decision::TakeOver
@@ -321,30 +393,39 @@ impl Targets {
         wish: &Wish,
         held: Option<&Held>,
         value: &Value,
-    ) -> Result<Option<Outcome>, TargetError> {
+    ) -> Result<Option<(Outcome, Stored)>, TargetError> {
         let same_source = held.filter(|held| held.source == wish.source);
         let since =
             same_source.and_then(|held| held.spec_since).map_or(wish.asked.since, |since| since.max(wish.asked.since));
         let workload = same_source.and_then(|held| held.workload.as_ref()).unwrap_or(&wish.workload);
         let verb = if held.is_some() { Verb::Update } else { Verb::Create };
-        let _reserved = self.bodies.reserve(SecretBody::max_bytes(&value.data)).await;
-        let body = SecretBody::new(target.namespace.as_str(), target.name.as_str())
+        let _reserved = self.bodies.reserve(ObjectBody::max_bytes(&value.data)).await;
+        let now = self.clock.now().to_string();
+        let body = ObjectBody::new(target.kind, target.namespace(), target.name.as_str())
             .of_type(admitted.request().template.secret_type)
             .source(SOURCE, &wish.source)
             .annotate(SOURCE_PATH, &admitted.request().remote.path)
             .annotate(SOURCE_VERSION, &value.version)
-            .annotate(SYNCED_AT, &self.clock.now().to_string())
+            .annotate(SYNCED_AT, &now)
             .annotate(SYNCED_THROUGH, &value.seen_through.to_string())
             .annotate(SPEC_SINCE, &since.to_string())
             .annotate(WORKLOAD, &workload.to_string())
             .annotate(NODE, &self.node)
             .data(&value.data)
-            .replacing(held.map(|held| held.resource_version.as_str()));
-        match self.secrets.send(verb, Mode::Store, target, body).await {
-            Reply::Accepted if verb == Verb::Create => Ok(Some(Outcome::Created)),
-            Reply::Accepted => Ok(Some(Outcome::Updated)),
+            .replacing(held.map(|held| held.stored.resource_version.as_str()));
+        let body = match &wish.copy {
+            None => body,
+            Some(copy) => body
+                .label(REPLICATED_FROM, copy.namespace.as_str())
+                .label(SOURCE, copy.source_kind)
+                .annotate(LAST_REPLICATED, &now)
+                .annotate(SOURCE_NAMESPACE, copy.namespace.as_str()),
+        };
+        match self.objects.send(verb, Mode::Store, target, body).await {
+            Reply::Accepted(stored) if verb == Verb::Create => Ok(Some((Outcome::Created, stored))),
+            Reply::Accepted(stored) => Ok(Some((Outcome::Updated, stored))),
             Reply::Exists | Reply::Changed | Reply::Absent => Ok(None),
-            Reply::NamespaceGone => Ok(Some(Outcome::NamespaceGone)),
+            Reply::NamespaceGone => Ok(Some((Outcome::NamespaceGone, Stored::default()))),
             Reply::Refused(error) => Err(self.refused(error)),
             // Only a probe is answered like this.
             Reply::Ours(_) => Err(TargetError::Unreadable { target: target.to_string() }),
@@ -376,7 +457,7 @@ async fn beside<T, V: Future>(probe: impl Future<Output = T>, mut value: Option<
 }
 
 fn is_known_fresh(seen: &Seen, wish: &Wish, freshness: Duration) -> bool {
-    seen.source == wish.source && is_new_enough(seen.through, wish, freshness)
+    seen.source == wish.source && wish.is_met_by(&seen.known, freshness)
 }
 
 /// Bounds a read behind a disputed name, which others wait for.

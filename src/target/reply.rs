@@ -8,7 +8,7 @@ use super::{
     error::TargetError,
     held::{Held, kinds},
 };
-use crate::{annotations::quoted, error::BoxError};
+use crate::{annotations::quoted, error::BoxError, request::ObjectKind};
 
 /// What was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,8 +22,8 @@ pub(super) enum Verb {
 /// What the API server said to it.
 #[derive(Debug)]
 pub(super) enum Reply {
-    /// 2xx.
-    Accepted,
+    /// 2xx: what is stored now.
+    Accepted(Stored),
     /// A probe found a Secret of ours.
     Ours(Held),
     /// PUT to a name that is free.
@@ -38,9 +38,23 @@ pub(super) enum Reply {
     Refused(TargetError),
 }
 
-/// The parts of `metav1.Status` that tell replies apart.
+/// Which object it is, in which state; empty where the reply did not tell.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Stored {
+    /// What tells it from an earlier object of the same name.
+    #[serde(default)]
+    pub uid: String,
+    /// What tells this state from others.
+    #[serde(default)]
+    pub resource_version: String,
+}
+
+/// The parts of `metav1.Status` that tell replies apart; of an object that was stored, its metadata.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Status {
+    #[serde(default)]
+    metadata: Stored,
     #[serde(default)]
     message: String,
     #[serde(default)]
@@ -90,13 +104,13 @@ pub(super) fn read_status(body: &[u8]) -> Status {
     serde_json::from_slice(body).unwrap_or_default()
 }
 
-/// Tells a reply apart. `target` is namespace and name, for messages.
+/// Tells a reply apart. `target` is kind, namespace and name, for messages.
 ///
 /// Who spoke comes first: policies and webhooks choose the code of their refusals.
 pub(super) fn classify(verb: Verb, code: u16, status: &Status, target: &str) -> Reply {
     let message = status.message.as_str();
     if (200..300).contains(&code) {
-        return Reply::Accepted;
+        return Reply::Accepted(status.metadata.clone());
     }
     if let Some((policy, said)) = policy_of(message) {
         return by_policy(policy, said, target);
@@ -112,10 +126,27 @@ pub(super) fn classify(verb: Verb, code: u16, status: &Status, target: &str) -> 
         404 => Reply::Absent,
         409 if status.reason == "AlreadyExists" => Reply::Exists,
         // A conflict about anything else (a quota that is being counted, say) passes.
-        409 if status.details.kind.is_empty() || status.details.kind == "secrets" => Reply::Changed,
+        409 if is_about_ours(&status.details.kind) => Reply::Changed,
         422 => Reply::Refused(invalid(status, target)),
         400 | 413 => Reply::Refused(TargetError::Invalid { target: target.to_owned(), fields: invalid_form() }),
         _ => Reply::Refused(TargetError::Busy { target: target.to_owned(), code, source: for_the_log(message) }),
+    }
+}
+
+/// What a read that gave nothing means; `None` where there is nothing.
+pub(super) fn classify_read(code: u16, body: &[u8], target: &str) -> Option<TargetError> {
+    let status = read_status(body);
+    match code {
+        404 => None,
+        401 => Some(TargetError::Unauthenticated),
+        403 => match refused_by_rbac(&status) {
+            Some((verb, resource)) => Some(TargetError::Rbac { verb: word(verb), resource: word(resource) }),
+            None => {
+                let (target, by) = (target.to_owned(), "the API server".to_owned());
+                Some(TargetError::Forbidden { target, by, source: for_the_log(&status.message) })
+            }
+        },
+        _ => Some(TargetError::Busy { target: target.to_owned(), code, source: for_the_log(&status.message) }),
     }
 }
 
@@ -139,11 +170,21 @@ fn forbidden(status: &Status, target: &str) -> Reply {
 ///
 /// Read from the start: what a policy says may imitate another policy.
 fn policy_of(message: &str) -> Option<(&str, &str)> {
-    let (_name, rest) =
-        message.strip_prefix("secrets \"")?.split_once("\" is forbidden: ValidatingAdmissionPolicy '")?;
+    let (_name, rest) = of_ours(message)?.split_once("\" is forbidden: ValidatingAdmissionPolicy '")?;
     let (policy, rest) = rest.split_once("' with binding '")?;
     let (_binding, said) = rest.split_once("' denied request: ")?;
     Some((policy, said))
+}
+
+/// What follows the resource at the start of a message about a Secret or ConfigMap.
+fn of_ours(message: &str) -> Option<&str> {
+    [ObjectKind::Secret, ObjectKind::ConfigMap]
+        .into_iter()
+        .find_map(|kind| message.strip_prefix(kind.plural())?.strip_prefix(" \""))
+}
+
+fn is_about_ours(kind: &str) -> bool {
+    kind.is_empty() || [ObjectKind::Secret, ObjectKind::ConfigMap].iter().any(|ours| ours.plural() == kind)
 }
 
 fn by_policy(policy: &str, said: &str, target: &str) -> Reply {
@@ -235,7 +276,7 @@ mod tests {
 
     fn label(reply: &Reply) -> &'static str {
         match reply {
-            Reply::Accepted => "accepted",
+            Reply::Accepted(_) => "accepted",
             Reply::Ours(_) => "ours",
             Reply::Absent => "absent",
             Reply::Exists => "exists",
@@ -249,7 +290,8 @@ mod tests {
         let read = |line| {
             let recorded: Recorded = serde_json::from_str(line).expect("a recorded reply");
             let verb = if recorded.verb == "POST" { Verb::Create } else { Verb::Update };
-            let reply = classify(verb, recorded.code, &read_status(recorded.body.get().as_bytes()), "team-a/app");
+            let reply =
+                classify(verb, recorded.code, &read_status(recorded.body.get().as_bytes()), "Secret team-a/app");
             (recorded, reply)
         };
         include_str!("../../tests/golden/replies.jsonl").lines().map(read).collect()
@@ -298,7 +340,7 @@ mod tests {
             [(200, "accepted"), (404, "absent"), (502, "WriteBusy"), (409, "changed"), (429, "WriteBusy")]
         {
             for body in ["", "<html>", "[]", "null"] {
-                let reply = classify(Verb::Update, code, &read_status(body.as_bytes()), "team-a/app");
+                let reply = classify(Verb::Update, code, &read_status(body.as_bytes()), "Secret team-a/app");
                 assert_eq!(label(&reply), want, "{code} {body:?}");
             }
         }

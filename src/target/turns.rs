@@ -5,10 +5,14 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use jiff::Timestamp;
 use tokio::{sync::OwnedMutexGuard, time::Instant};
 
-use super::api::Target;
+use super::{
+    Holds, Outcome, Served,
+    api::Target,
+    held::{Held, Known},
+    reply::Stored,
+};
 
 /// Above so many, those that nobody uses are forgotten; they only save fetches.
 const REMEMBERED: usize = 1024;
@@ -17,9 +21,24 @@ const REMEMBERED: usize = 1024;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Seen {
     pub(super) source: String,
-    pub(super) through: Timestamp,
+    pub(super) known: Known,
+    pub(super) stored: Stored,
     /// When the agent asked.
     pub(super) asked_at: Instant,
+}
+
+impl Seen {
+    /// What a probe told, where that says how new it is.
+    pub(super) fn of(held: Held, asked_at: Instant) -> Option<Self> {
+        let known = held.known()?;
+        Some(Self { source: held.source, known, stored: held.stored, asked_at })
+    }
+
+    /// What it means for a pod that wants it.
+    pub(super) fn serves(&self, target: &Target, outcome: Outcome) -> Served {
+        let holds = Holds { kind: target.kind, stored: self.stored.clone(), known: self.known.clone() };
+        Served { outcome, holds: Some(holds).filter(|_| outcome != Outcome::NamespaceGone) }
+    }
 }
 
 /// Who works on a Secret writes down what he found.
@@ -54,11 +73,18 @@ impl Turns {
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::*;
-    use crate::request::SecretName;
+    use crate::{
+        pod::PodNamespace,
+        request::{ObjectKind, SecretName},
+        target::api::Home,
+    };
 
     fn target(name: &str) -> Target {
-        Target { namespace: crate::pod::PodNamespace::for_test("ns"), name: SecretName::for_test(name) }
+        let home = Home::Pod(PodNamespace::for_test("ns"));
+        Target { kind: ObjectKind::Secret, home, name: SecretName::for_test(name) }
     }
 
     #[tokio::test]
@@ -75,7 +101,8 @@ mod tests {
             }
         });
         tokio::task::yield_now().await;
-        let seen = Seen { source: "v1:a".into(), through: Timestamp::UNIX_EPOCH, asked_at: Instant::now() };
+        let known = Known { version: "v".into(), through: Timestamp::UNIX_EPOCH };
+        let seen = Seen { source: "v1:a".into(), known, stored: Stored::default(), asked_at: Instant::now() };
         *first = Some(seen.clone());
         drop(first);
         assert_eq!(waiting.await.expect("a turn"), (Some(seen), false));

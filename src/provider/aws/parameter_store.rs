@@ -14,7 +14,12 @@ use std::{
 
 use async_trait::async_trait;
 use aws_config::SdkConfig;
-use aws_sdk_ssm::{Client, config::Builder, primitives::DateTime, types::Parameter};
+use aws_sdk_ssm::{
+    Client,
+    config::Builder,
+    primitives::DateTime,
+    types::{Parameter, ParameterType},
+};
 use futures::FutureExt;
 use serde::Deserialize;
 use zeroize::Zeroizing;
@@ -23,7 +28,7 @@ use super::{
     super::{
         Identity, ProviderError, ProviderName, SecretProvider,
         batch::{Batch, Batches, Outcome, Unasked},
-        kind::{self, BuildError, Common, Store, check_characters, check_length, check_segments},
+        kind::{self, BuildError, Common, Reference, Store, check_characters, check_length, check_segments},
         pace::{Pace, Turn},
     },
     Account, Place,
@@ -47,9 +52,13 @@ const READ_FOLDER: &str = "ssm:GetParametersByPath";
 
 pub(in crate::provider) const STORE: Store = Store {
     kind: "aws-ssm",
+    prefix: "ssm",
+    source_kind: "ssm",
+    may_be_plain: true,
     by_default: true,
     concurrency: 8,
     together: NAMES,
+    reference: Reference::whole,
     check_path,
     check_version,
     settings: kind::settings::<Settings>,
@@ -119,6 +128,8 @@ struct Asker {
 struct Found {
     value: Zeroizing<Vec<u8>>,
     version: i64,
+    plain: bool,
+    name: Option<String>,
 }
 
 /// One parameter of a folder.
@@ -127,12 +138,19 @@ struct Setting {
     key: String,
     value: Zeroizing<String>,
     modified: Option<DateTime>,
+    plain: bool,
+}
+
+/// By the type that Parameter Store gives a parameter, never by its name; an unknown type is a secret.
+fn is_plain(of_type: Option<&ParameterType>) -> bool {
+    matches!(of_type, Some(ParameterType::String | ParameterType::StringList))
 }
 
 impl From<Parameter> for Setting {
     fn from(parameter: Parameter) -> Self {
         let key = parameter.name.as_deref().and_then(|name| name.rsplit('/').next()).unwrap_or_default().to_owned();
-        Self { key, value: parameter.value.unwrap_or_default().into(), modified: parameter.last_modified_date }
+        let plain = is_plain(parameter.r#type.as_ref());
+        Self { key, value: parameter.value.unwrap_or_default().into(), modified: parameter.last_modified_date, plain }
     }
 }
 
@@ -177,8 +195,9 @@ impl Asker {
             let selector = parameter.selector.as_deref().unwrap_or_default();
             let called = |name: Option<&str>| name.map(|name| format!("{name}{selector}"));
             let names = [called(parameter.name.as_deref()), called(parameter.arn.as_deref())];
+            let plain = is_plain(parameter.r#type.as_ref());
             let value = parameter.value.map(|value| Zeroizing::new(value.into_bytes())).unwrap_or_default();
-            let found = Arc::new(Found { value, version: parameter.version });
+            let found = Arc::new(Found { value, version: parameter.version, plain, name: parameter.name });
             by_name.extend(names.into_iter().flatten().map(|name| (name, Arc::clone(&found))));
         }
         by_name
@@ -187,7 +206,9 @@ impl Asker {
     fn outcome(&self, name: &str, found: &HashMap<String, Arc<Found>>) -> Outcome {
         match found.get(name) {
             // A parameter is one setting, whatever it looks like.
-            Some(found) => Ok(SecretPayload::whole(found.value.to_vec(), found.version.to_string())),
+            Some(found) => Ok(SecretPayload::whole(found.value.to_vec(), found.version.to_string())
+                .plain(found.plain)
+                .named(found.name.clone())),
             None => Err(ProviderError::NotFound { provider: self.account.name.clone(), path: name.to_owned() }),
         }
     }
@@ -234,7 +255,7 @@ impl Asker {
         let newest = all.iter().filter_map(|setting| setting.modified).max();
         let version = newest.and_then(|time| jiff::Timestamp::from_second(time.secs()).ok());
         let version = version.map_or_else(String::new, |time| format!("{} parameters, newest {time}", all.len()));
-        Ok(SecretPayload::new(text, version))
+        Ok(SecretPayload::new(text, version).plain(all.iter().all(|setting| setting.plain)))
     }
 
     /// Keeps the pace that the store wants.
@@ -323,14 +344,14 @@ fn check_path(path: &str) -> Result<String, String> {
     check_characters(name, "a parameter's name", "/_.-")?;
     let segments = name.strip_prefix('/').unwrap_or(name);
     check_segments(segments)?;
-    if segments.contains('/') && !name.starts_with('/') {
-        return Err("has a `/` and does not begin with one; Parameter Store wants /a/b in place of a/b".to_owned());
-    }
     let first = segments.split('/').next().unwrap_or_default().to_ascii_lowercase();
     if first == "aws" {
         return Err("is under /aws/, which is AWS's own".to_owned());
     }
-    Ok(if folder { format!("{path}{ALL_UNDER}") } else { path.to_owned() })
+    // Parameter Store wants /a/b; people also write a/b.
+    let slash = if !is_arn && segments.contains('/') && !name.starts_with('/') { "/" } else { "" };
+    let end = if folder { ALL_UNDER } else { "" };
+    Ok(format!("{slash}{path}{end}"))
 }
 
 /// A version's number, or a label.
@@ -362,6 +383,7 @@ mod tests {
             ("plain", "plain"),
             ("/plain", "/plain"),
             ("/prod/app/", "/prod/app/*"),
+            ("prod/app/db", "/prod/app/db"),
             ("/prod/app/*", "/prod/app/*"),
             ("/awsome/x", "/awsome/x"),
             (
@@ -377,7 +399,6 @@ mod tests {
             "/",
             "/*",
             "//",
-            "a/b",
             "/a//b",
             "/a/../b",
             "/a/*/b",

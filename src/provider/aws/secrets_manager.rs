@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::{
     super::{
         Identity, ProviderError, ProviderName, SecretProvider,
-        kind::{self, BuildError, Common, Store, check_characters, check_length, check_segments},
+        kind::{self, BuildError, Common, Reference, Store, check_characters, check_length, check_segments},
     },
     Account, Place,
     failure::Failed,
@@ -25,16 +25,22 @@ use crate::{request::RemoteRef, secret_value::SecretPayload};
 const MAX_VALUE_BYTES: usize = 64 * 1024;
 /// What marks a version id in an annotation, as External Secrets Operator writes it.
 const VERSION_ID: &str = "uuid/";
+/// Colons in an ARN, and one more.
+const PARTS_OF_AN_ARN: usize = 7;
 const READ: &str = "secretsmanager:GetSecretValue";
 /// Asked for to see whether the service answers; that there is none, or no right to it, is an answer.
 const NO_SECRET: &str = "jasm-agent-check";
 
 pub(in crate::provider) const STORE: Store = Store {
     kind: "aws-secretsmanager",
+    prefix: "sm",
+    source_kind: "secretsmanager",
+    may_be_plain: false,
     by_default: true,
     // Secrets Manager allows 10,000 a second; this bounds sockets, not the rate.
     concurrency: 32,
     together: 1,
+    reference,
     check_path,
     check_version: |_, version| check_version(version),
     settings: kind::settings::<Settings>,
@@ -107,8 +113,8 @@ impl SecretProvider for SecretsManager {
             .map_err(|failed| self.0.explain(&remote.path, READ, failed))?;
         let version = output.version_id.unwrap_or_default();
         match (output.secret_string, output.secret_binary) {
-            (Some(text), _) => Ok(SecretPayload::new(text.into_bytes(), version)),
-            (None, Some(blob)) => Ok(SecretPayload::whole(blob.into_inner(), version)),
+            (Some(text), _) => Ok(SecretPayload::new(text.into_bytes(), version).named(output.name)),
+            (None, Some(blob)) => Ok(SecretPayload::whole(blob.into_inner(), version).named(output.name)),
             (None, None) => Err(ProviderError::Invalid {
                 provider: self.0.name.clone(),
                 path: remote.path.clone(),
@@ -130,6 +136,27 @@ impl SecretProvider for SecretsManager {
         // STS may be out of reach where the store is not.
         Ok(self.0.who().await.unwrap_or_default())
     }
+}
+
+/// How ECS writes key and version into an ARN: `arn:..:secret:NAME-SUFFIX:JSON-KEY:VERSION-STAGE:VERSION-ID`, in which each
+/// of the three may be empty.
+fn reference(path: &str) -> Result<Reference, String> {
+    let parts: Vec<&str> = path.split(':').collect();
+    if !path.starts_with("arn:") || parts.len() <= PARTS_OF_AN_ARN {
+        return Reference::whole(path);
+    }
+    let (arn, more) = parts.split_at(PARTS_OF_AN_ARN);
+    let [key, stage, id] = more[..] else {
+        return Err("has something behind the secret's ARN that is not understood; write ARN:KEY:STAGE:ID, each of which may be \
+                    empty, as in ARN:password::"
+            .to_owned());
+    };
+    let filled = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let version = match (filled(stage), filled(id)) {
+        (Some(_), Some(_)) => return Err("names a version by its stage and by its id; name one of them".to_owned()),
+        (stage, id) => stage.or(id.map(|id| format!("{VERSION_ID}{id}"))),
+    };
+    Ok(Reference { path: arn.join(":"), key: filled(key), version })
 }
 
 /// Names and ARNs of Secrets Manager: `[A-Za-z0-9/_+=.@!-]`, by segments, or an ARN of this service.

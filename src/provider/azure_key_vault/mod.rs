@@ -22,13 +22,13 @@ use zeroize::Zeroizing;
 use self::{credential::Credential, transport::LoginHttp};
 use super::{
     Identity, ProviderError, ProviderName, SecretProvider,
-    http::{Http, HttpError, check_address, wipe},
-    kind::{self, BuildError, Common, Store},
+    http::{Http, HttpError, check_address},
+    kind::{self, BuildError, Common, Reference, Store},
 };
 use crate::{
     error::{BoxError, chain},
     request::RemoteRef,
-    secret_value::SecretPayload,
+    secret_value::{SecretPayload, wipe},
 };
 
 /// Key Vault's own limit for a value.
@@ -37,9 +37,13 @@ const RIGHT: &str = "the role Key Vault Secrets User on the vault (or `get` on s
 
 pub(super) const STORE: Store = Store {
     kind: "azure-keyvault",
+    prefix: "akv",
+    source_kind: "azure-keyvault",
+    may_be_plain: false,
     by_default: false,
     concurrency: 8,
     together: 1,
+    reference: Reference::whole,
     check_path,
     check_version: |_, version| check_version(version),
     settings: kind::settings::<Settings>,

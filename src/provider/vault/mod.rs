@@ -22,7 +22,7 @@ use self::{
 use super::{
     Identity, ProviderError, ProviderName, SecretProvider,
     http::{Http, check_address},
-    kind::{self, BuildError, Common, Store, check_characters, check_length, check_segments},
+    kind::{self, BuildError, Common, Reference, Store, check_characters, check_length, check_segments},
 };
 use crate::{request::RemoteRef, secret_value::SecretPayload};
 use async_trait::async_trait;
@@ -33,9 +33,13 @@ const USUAL_VALUE_BYTES: usize = 64 * 1024;
 
 pub(super) const STORE: Store = Store {
     kind: "vault",
+    prefix: "vault",
+    source_kind: "vault",
+    may_be_plain: false,
     by_default: false,
     concurrency: 16,
     together: 1,
+    reference: Reference::whole,
     check_path,
     check_version: |_, version| check_version(version),
     settings: kind::settings::<Settings>,
