@@ -1,4 +1,5 @@
-//! What `/metrics` shows. No label is an object's name, a path, or a text that somebody else wrote.
+//! What `/metrics` shows. No label is an object's name, a path, or a text that somebody else wrote; but in central mode one
+//! metric names namespaces and masters.
 
 use std::sync::atomic::AtomicU64;
 
@@ -38,6 +39,13 @@ struct PolicyLabel {
     sha256: String,
 }
 
+/// In central mode alone, whose audit trail it is: no other metric names objects.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReplicaLabels {
+    namespace: String,
+    master: String,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct BuildLabel {
     version: &'static str,
@@ -52,6 +60,8 @@ pub struct Metrics {
     sync_seconds: Histogram,
     provider_requests: Family<ProviderLabels, Counter>,
     provider_trouble: Family<InstanceLabel, Gauge>,
+    masters: Gauge,
+    replicas: Family<ReplicaLabels, Gauge>,
     policy_info: Family<PolicyLabel, Gauge>,
     policy_reload_ok: Gauge,
     admission_enforced: Gauge,
@@ -70,6 +80,8 @@ impl Default for Metrics {
             sync_seconds: Histogram::new(buckets),
             provider_requests: Family::default(),
             provider_trouble: Family::default(),
+            masters: Gauge::default(),
+            replicas: Family::default(),
             policy_info: Family::default(),
             policy_reload_ok: Gauge::default(),
             admission_enforced: Gauge::default(),
@@ -104,6 +116,12 @@ impl Metrics {
             "jasm_provider_in_trouble",
             "1 while a store answers nobody and one request at a time tries",
             self.provider_trouble.clone(),
+        );
+        r.register("jasm_masters", "Masters that the agent knows of, in central mode", self.masters.clone());
+        r.register(
+            "jasm_replicas",
+            "Requests of pods on this node that are served, by namespace and master, in central mode",
+            self.replicas.clone(),
         );
         r.register("jasm_policy_info", "The policy in force: digest of its files", self.policy_info.clone());
         r.register(
@@ -152,6 +170,15 @@ impl Metrics {
         self.waiting.clear();
         for (reason, count) in counts {
             self.waiting.get_or_create(&ReasonLabel { reason: reason.as_str() }).set(count);
+        }
+    }
+
+    /// Central mode: how many masters are known, and how many requests of this node's pods each one serves in each namespace.
+    pub fn replicas(&self, masters: usize, counts: impl IntoIterator<Item = ((String, String), i64)>) {
+        self.masters.set(i64::try_from(masters).unwrap_or(i64::MAX));
+        self.replicas.clear();
+        for ((namespace, master), count) in counts {
+            self.replicas.get_or_create(&ReplicaLabels { namespace, master }).set(count);
         }
     }
 

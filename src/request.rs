@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, fmt::Write as _};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::{
@@ -131,7 +131,7 @@ pub enum KindWish {
 }
 
 /// The kinds of objects that are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum ObjectKind {
     /// For whatever a store holds.
     Secret,

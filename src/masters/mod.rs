@@ -11,15 +11,17 @@
 
 mod index;
 mod name;
+mod records;
 mod watch;
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use futures::FutureExt;
 use kube::Client;
 
 pub use index::{Entry, Index};
 pub use name::name;
+pub use records::{REPLICAS, Records, Replica, record_name};
 
 use crate::{
     annotations::quoted,
@@ -28,6 +30,7 @@ use crate::{
     names::is_dns_label,
     pod::PodNamespace,
     policy::AdmittedRequest,
+    progress::InUse,
     provider::{Asker, FetchError, FetchKey, Fetched, Identity, InFlight, Kind, Registry},
     request::{ObjectKind, RemoteRef},
     target::{CopyOf, Draft, Known, Master, MasterStore, Place, Stored, TargetError},
@@ -165,6 +168,17 @@ impl Masters {
             (not_older_than, async move { masters.serve(ask).await }.boxed())
         };
         Ok(self.flights.fetch(&key, not_older_than, start).await?)
+    }
+
+    /// How many of these requests each master serves in each namespace.
+    pub fn count(&self, in_use: &[InUse]) -> BTreeMap<(String, String), i64> {
+        let mut counts = BTreeMap::new();
+        for used in in_use.iter().filter(|used| used.holds.is_some()) {
+            if let Some(master) = self.index.find(&used.request.remote.source_id()) {
+                *counts.entry((used.namespace.to_string(), master.name.to_string())).or_default() += 1;
+            }
+        }
+        counts
     }
 
     async fn serve(&self, ask: Ask) -> Result<Arc<Fetched>, MasterError> {

@@ -4,7 +4,7 @@
 
 use std::{collections::HashSet, fmt::Debug, time::Duration};
 
-use futures::{StreamExt, future::join3, stream};
+use futures::{StreamExt, future::join4, stream};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::core::v1::{ConfigMap, Secret},
@@ -17,16 +17,22 @@ use kube::{
         watcher::{Config, Event, watcher},
     },
 };
+use tokio::time::Instant;
 
-use super::{Entry, Masters};
+use super::{Entry, Masters, Records};
 use crate::{
     changes::Changes,
     error::chain,
     progress::Progress,
     request::{ObjectKind, SecretName},
-    target::{Known, SOURCE, SOURCE_KIND, SOURCE_VERSION, SYNCED_THROUGH},
+    target::{Known, Record, SOURCE, SOURCE_KIND, SOURCE_VERSION, SYNCED_THROUGH, TargetError},
     watch::{WATCH_SECONDS, until_forgotten},
 };
+
+/// Between looks at what the node's record should say.
+const RECORD_PAUSE: Duration = Duration::from_secs(2);
+/// A record that says the same is written again all the same: one that is much older is of a node that is gone.
+const RECORD_AGAIN: Duration = Duration::from_secs(60 * 60);
 
 /// Copies of a master that changed are looked at within this time: not by all agents of a cluster at once, so that one writes
 /// a copy and the others find it written.
@@ -37,7 +43,7 @@ impl Masters {
     pub async fn watch(&self, progress: &Progress, changes: &Changes) {
         let secrets = self.follow::<Secret>(ObjectKind::Secret);
         let config_maps = self.follow::<ConfigMap>(ObjectKind::ConfigMap);
-        join3(secrets, config_maps, self.pass_on(progress, changes)).await;
+        join4(secrets, config_maps, self.pass_on(progress, changes), self.keep_record(progress)).await;
     }
 
     async fn follow<K>(&self, kind: ObjectKind)
@@ -80,6 +86,60 @@ impl Masters {
         if let Some(through) = annotation(SYNCED_THROUGH).and_then(|time| time.parse().ok()) {
             self.index.learn(source, Entry { kind, name, known: Known { version, through } });
         }
+    }
+
+    /// Writes down which replicas the node has, once the pods that were there before the agent have had their turn.
+    async fn keep_record(&self, progress: &Progress) {
+        let (mut kept, mut written_at, mut is_failing) = (None, None::<Instant>, false);
+        loop {
+            tokio::time::sleep(RECORD_PAUSE).await;
+            if !progress.is_ready() {
+                continue;
+            }
+            let is_due = written_at.is_none_or(|at| at.elapsed() >= RECORD_AGAIN);
+            match self.bring_record_up_to_date(progress, &mut kept, is_due).await {
+                Ok(wrote) => {
+                    is_failing = false;
+                    written_at = if wrote { Some(Instant::now()) } else { written_at };
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut is_failing, true) {
+                        let error = chain(&error);
+                        tracing::warn!(error, "the node's record of replicas could not be written; it is tried again");
+                    }
+                    kept = None;
+                    tokio::time::sleep(RECORD_PAUSE.mul_f64(5.0 * fastrand::f64())).await;
+                }
+            }
+        }
+    }
+
+    /// Says whether it wrote.
+    async fn bring_record_up_to_date(
+        &self,
+        progress: &Progress,
+        kept: &mut Option<(Records, Option<Record>)>,
+        is_due: bool,
+    ) -> Result<bool, TargetError> {
+        let (records, stored) = match kept {
+            Some(kept) => kept,
+            None => {
+                let stored = self.store.read_record().await?;
+                let text = stored.as_ref().map(|record| record.text.as_str()).unwrap_or_default();
+                kept.insert((Records::read(text), stored))
+            }
+        };
+        records.update(&progress.in_use(), self, &self.store.now());
+        let text = records.to_text();
+        if stored.as_ref().is_some_and(|stored| stored.text == text && !is_due) || (stored.is_none() && text == "[]") {
+            return Ok(false);
+        }
+        match self.store.write_record(&text, stored.as_ref()).await? {
+            Some(record) => *stored = Some(record),
+            // Another agent of the node, as in a roll-out: what it wrote is read first.
+            None => *kept = None,
+        }
+        Ok(kept.is_some())
     }
 
     async fn pass_on(&self, progress: &Progress, changes: &Changes) {

@@ -22,9 +22,9 @@ use self::{
 use crate::{
     delays::Delays,
     error::{Reason, Retry, SyncError},
-    pod::PodView,
+    pod::{PodNamespace, PodView},
     request::{RequestError, SecretRequest},
-    target::{Known, Outcome, Served},
+    target::{Holds, Known, Outcome, Served},
     workload_annotations::Inherited,
 };
 
@@ -61,6 +61,17 @@ pub struct Due {
     pub was_there: bool,
     /// The changes that were known when it became due.
     changes: u64,
+}
+
+/// A request of a pod that is there.
+#[derive(Debug, Clone)]
+pub struct InUse {
+    /// The pod's.
+    pub namespace: PodNamespace,
+    /// What it asks for.
+    pub request: SecretRequest,
+    /// The object that it has; `None` while it waits.
+    pub holds: Option<Holds>,
 }
 
 /// What to do about a failure.
@@ -125,14 +136,14 @@ impl Progress {
             if replayed {
                 pods.unbegun.insert(pod.uid().to_owned());
             }
-            pods.by_uid.entry(pod.uid().to_owned()).or_insert_with(|| Pod::new(replayed));
+            pods.by_uid.entry(pod.uid().to_owned()).or_insert_with(|| Pod::new(pod.namespace(), replayed));
         }
     }
 
     /// A pod is new, or changed.
     pub fn applied(&self, pod: &PodView) {
         if self.concerns(pod) {
-            self.pods().by_uid.entry(pod.uid().to_owned()).or_insert_with(|| Pod::new(false));
+            self.pods().by_uid.entry(pod.uid().to_owned()).or_insert_with(|| Pod::new(pod.namespace(), false));
         }
     }
 
@@ -267,6 +278,23 @@ impl Progress {
             pod.settle(due.ask, State::Waiting(waiting));
         }
         verdict
+    }
+
+    /// What the pods of this node ask for, and have.
+    pub fn in_use(&self) -> Vec<InUse> {
+        let pods = self.pods();
+        let of_pod = |pod: &Pod| {
+            let namespace = pod.namespace.clone();
+            let asks = pod.asks.iter().filter_map(move |(ask, state)| {
+                let holds = match state {
+                    State::Done(holds) => holds.clone(),
+                    State::LeftBehind | State::Waiting(_) => None,
+                };
+                Some(InUse { namespace: namespace.clone(), request: ask.clone().ok()?, holds })
+            });
+            asks.collect::<Vec<_>>()
+        };
+        pods.by_uid.values().flat_map(of_pod).collect()
     }
 
     /// Makes requests due again that were served with a value which `is_behind`; says how many.

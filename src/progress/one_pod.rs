@@ -12,7 +12,7 @@ use super::{
     Ask,
     waiting::{Reading, Waiting},
 };
-use crate::{request::SecretName, target::Holds, workload_annotations::Inherited};
+use crate::{pod::PodNamespace, request::SecretName, target::Holds, workload_annotations::Inherited};
 
 /// When the Secrets of a pod that hangs are looked at again: since it began to hang, then since the last look.
 pub(super) const HANG_LOOKS: [Duration; 3] =
@@ -24,6 +24,7 @@ const REMEMBERED_NAMES: usize = 64;
 /// A pod that asks for something.
 #[derive(Debug)]
 pub(super) struct Pod {
+    pub(super) namespace: PodNamespace,
     /// It was in the first list and was not looked at yet.
     pub(super) replayed: bool,
     /// It was in the first list.
@@ -57,8 +58,9 @@ pub(super) enum State {
 }
 
 impl Pod {
-    pub(super) fn new(replayed: bool) -> Self {
+    pub(super) fn new(namespace: PodNamespace, replayed: bool) -> Self {
         Self {
+            namespace,
             replayed,
             was_there: replayed,
             seen_at: Instant::now(),

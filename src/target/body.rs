@@ -47,9 +47,10 @@ enum Data<'a> {
     Of(&'a SecretData),
     /// The same for a ConfigMap, which holds texts.
     Texts(&'a SecretData),
-    /// A master's one value, in base64 or as a text.
+    /// One key: a master's value in base64.
     Value(&'a [u8]),
-    Text(&'a [u8]),
+    /// One key of a ConfigMap.
+    Text(&'static str, &'a [u8]),
 }
 
 #[derive(Serialize)]
@@ -135,8 +136,14 @@ impl<'a> ObjectBody<'a> {
     pub(super) fn value(mut self, payload: &'a SecretPayload) -> Self {
         self.data = match self.kind() {
             ObjectKind::Secret => Data::Value(payload.expose()),
-            ObjectKind::ConfigMap => Data::Text(payload.expose()),
+            ObjectKind::ConfigMap => Data::Text(VALUE, payload.expose()),
         };
+        self
+    }
+
+    /// The one text of a ConfigMap.
+    pub(super) fn text(mut self, key: &'static str, text: &'a str) -> Self {
+        self.data = Data::Text(key, text.as_bytes());
         self
     }
 
@@ -166,7 +173,7 @@ impl<'a> ObjectBody<'a> {
     pub(super) fn into_bytes(self) -> Bytes {
         let capacity = match self.data {
             Data::Of(data) | Data::Texts(data) => Self::max_bytes(data),
-            Data::Value(value) | Data::Text(value) => ENVELOPE_BYTES + in_base64(value),
+            Data::Value(value) | Data::Text(_, value) => ENVELOPE_BYTES + in_base64(value),
             Data::None | Data::Placeholder(_) => ENVELOPE_BYTES,
         };
         let mut json = Zeroizing::new(Vec::with_capacity(capacity));
@@ -191,8 +198,8 @@ impl Serialize for Data<'_> {
             // Not through a text of its own, which would stay behind.
             Self::Of(data) => serializer.collect_map(data.iter().map(|(key, value)| (key, InBase64(value)))),
             Self::Value(value) => serializer.collect_map([(VALUE, InBase64(value))]),
-            Self::Text(value) => {
-                serializer.collect_map([(VALUE, std::str::from_utf8(value).map_err(S::Error::custom)?)])
+            Self::Text(key, value) => {
+                serializer.collect_map([(key, std::str::from_utf8(value).map_err(S::Error::custom)?)])
             }
             Self::Texts(data) => {
                 let texts: Result<Vec<_>, _> =

@@ -33,10 +33,10 @@ const USUAL_BYTES: usize = 64 * 1024;
 
 /// Reads and writes masters.
 pub struct MasterStore {
-    objects: Objects,
-    namespace: MastersNamespace,
-    node: String,
-    clock: Arc<ApiClock>,
+    pub(super) objects: Objects,
+    pub(super) namespace: MastersNamespace,
+    pub(super) node: String,
+    pub(super) clock: Arc<ApiClock>,
     payloads: ByteBudget,
     bodies: ByteBudget,
 }
@@ -77,6 +77,11 @@ impl MasterStore {
     pub(super) fn new(objects: Objects, namespace: MastersNamespace, node: String, clock: Arc<ApiClock>) -> Self {
         let (payloads, bodies) = (ByteBudget::for_payloads(), ByteBudget::for_bodies());
         Self { objects, namespace, node, clock, payloads, bodies }
+    }
+
+    /// Now, by the API server's clock, in RFC 3339.
+    pub fn now(&self) -> String {
+        self.clock.now().to_string()
     }
 
     fn target(&self, place: &Place) -> Target {
@@ -146,7 +151,7 @@ impl MasterStore {
     }
 
     /// A right that is missing here is another one than in a pod's namespace.
-    fn explain(&self, error: TargetError) -> TargetError {
+    pub(super) fn explain(&self, error: TargetError) -> TargetError {
         match error {
             TargetError::Rbac { verb, resource } => {
                 TargetError::MastersRbac { verb, resource, namespace: self.namespace.to_string() }

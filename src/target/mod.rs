@@ -18,6 +18,7 @@ mod body;
 mod error;
 mod held;
 mod masters;
+mod records;
 mod reply;
 mod turns;
 
@@ -32,6 +33,7 @@ pub use admission::Admission;
 pub use error::TargetError;
 pub use held::{Asked, CopyOf, Known};
 pub use masters::{Draft, Master, MasterStore, Place};
+pub use records::Record;
 pub use reply::Stored;
 
 use self::{

@@ -2,7 +2,7 @@
 //!
 //! Its test vectors are recorded real replies (`tests/golden/replies.jsonl`).
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     error::TargetError,
@@ -39,7 +39,7 @@ pub(super) enum Reply {
 }
 
 /// Which object it is, in which state; empty where the reply did not tell.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Stored {
     /// What tells it from an earlier object of the same name.
