@@ -85,13 +85,15 @@ impl Reporter {
             Outcome::Superseded => "follows another pod of the same workload, not this request",
             Outcome::NamespaceGone => return,
         };
+        // An update of its own: told together with what came before, it would have the older note.
+        let action = if outcome == Outcome::Updated { "Update" } else { "Sync" };
         if tell {
             let mut note = format!("{kind} {} {said} from {} {}", fields.secret, fields.provider, fields.path);
             if outcome == Outcome::Updated {
                 // The kubelet did not wait for it: the Secret was there.
                 note.push_str("; containers that started before keep the old value in their environment");
             }
-            self.tell(pod, (kind, fields.secret), EventType::Normal, Reason::SecretSyncSuccess, "Sync", note);
+            self.tell(pod, (kind, fields.secret), EventType::Normal, Reason::SecretSyncSuccess, action, note);
         }
     }
 

@@ -21,7 +21,7 @@ use kube::Client;
 
 pub use index::{Entry, Index};
 pub use name::name;
-pub use records::{REPLICAS, Records, Replica, record_name};
+pub use records::{Records, Replica, record_name};
 
 use crate::{
     annotations::quoted,

@@ -5,16 +5,16 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use sha2::{Digest, Sha256};
+
 use super::Masters;
 use crate::{
-    names::MAX_NAME_BYTES,
+    names::{MAX_DATA_KEY_BYTES, MAX_NAME_BYTES},
     progress::InUse,
     request::ObjectKind,
     target::{Holds, Stored},
 };
 
-/// The data key of a record.
-pub const REPLICAS: &str = "replicas.json";
 /// A ConfigMap holds 1 MiB; what does not fit is left out, first what nobody on the node uses and was written longest ago.
 const MAX_BYTES: usize = 900 * 1024;
 
@@ -47,12 +47,31 @@ type Key = (String, String, ObjectKind);
 #[derive(Debug, Default)]
 pub struct Records(BTreeMap<Key, Replica>);
 
+impl Replica {
+    /// Reads one entry of a record.
+    pub fn read(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok()
+    }
+
+    fn key(&self) -> Key {
+        (self.namespace.clone(), self.name.clone(), self.kind)
+    }
+
+    /// Its entry's key: `Secret.team-a.app`, and where that is too long for one, a hash in place of its end.
+    fn entry(&self) -> String {
+        let whole = format!("{}.{}.{}", self.kind, self.namespace, self.name);
+        match whole.len() <= MAX_DATA_KEY_BYTES {
+            true => whole,
+            // All of it is ASCII.
+            false => format!("{}-{:.8x}", &whole[..MAX_DATA_KEY_BYTES - 17], Sha256::digest(&whole)),
+        }
+    }
+}
+
 impl Records {
-    /// What an earlier agent of the node left; all of it counts as in use until it is known better.
-    pub fn read(text: &str) -> Self {
-        let replicas: Vec<Replica> = serde_json::from_str(text).unwrap_or_default();
-        let keyed = |replica: Replica| ((replica.namespace.clone(), replica.name.clone(), replica.kind), replica);
-        Self(replicas.into_iter().map(keyed).collect())
+    /// What an earlier agent of the node left; all of it stands until it is known better.
+    pub fn read(data: &BTreeMap<String, String>) -> Self {
+        Self(data.values().filter_map(|text| Replica::read(text)).map(|replica| (replica.key(), replica)).collect())
     }
 
     /// Takes in what the node's pods use now, and says of everything else that they do not.
@@ -96,18 +115,19 @@ impl Records {
         }
     }
 
-    /// The text of the record, which fits into a ConfigMap.
-    pub fn to_text(&mut self) -> String {
+    /// The data of the record, which fits into a ConfigMap.
+    pub fn to_data(&mut self) -> BTreeMap<String, String> {
         // What nobody uses and was never written is of no use.
         self.0.retain(|_, replica| replica.in_use || !replica.stored.uid.is_empty());
         loop {
             // Texts and a boolean are always JSON.
-            let text = serde_json::to_string(&self.0.values().collect::<Vec<_>>()).unwrap_or_default();
-            if text.len() <= MAX_BYTES {
-                return text;
+            let entry = |replica: &Replica| (replica.entry(), serde_json::to_string(replica).unwrap_or_default());
+            let data: BTreeMap<String, String> = self.0.values().map(entry).collect();
+            if data.iter().map(|(key, text)| key.len() + text.len()).sum::<usize>() <= MAX_BYTES {
+                return data;
             }
             let mut by_age: Vec<(bool, String, Key)> =
-                self.0.iter().map(|(key, replica)| (replica.in_use, replica.at.clone(), key.clone())).collect();
+                self.0.values().map(|replica| (replica.in_use, replica.at.clone(), replica.key())).collect();
             by_age.sort();
             for (_, _, key) in by_age.iter().take(by_age.len().div_ceil(10)) {
                 self.0.remove(key);
@@ -140,29 +160,38 @@ mod tests {
         }
     }
 
+    fn written(replicas: &[Replica]) -> BTreeMap<String, String> {
+        replicas.iter().map(|one| (one.entry(), serde_json::to_string(one).expect("JSON"))).collect()
+    }
+
     #[test]
-    fn a_record_is_read_as_it_was_written_and_nonsense_is_empty() {
-        let text = serde_json::to_string(&[replica("a", true, "1"), replica("b", false, "2")]).expect("JSON");
-        assert!(text.contains(r#""uid":"u","resourceVersion":"7""#), "{text}");
-        assert_eq!(Records::read(&text).to_text(), text);
-        for broken in ["", "{}", "[{}]", "nonsense"] {
-            assert_eq!(Records::read(broken).to_text(), "[]");
-        }
+    fn a_record_is_read_as_it_was_written_and_nonsense_is_left_out() {
+        let data = written(&[replica("a", true, "1"), replica("b", false, "2")]);
+        assert!(data["Secret.team-a.a"].contains(r#""uid":"u","resourceVersion":"7""#), "{data:?}");
+        assert_eq!(Records::read(&data).to_data(), data);
+        let mut more = data.clone();
+        more.extend(["", "{}", "nonsense"].map(|text| (format!("x{text}"), text.to_owned())));
+        assert_eq!(Records::read(&more).to_data(), data);
+    }
+
+    #[test]
+    fn keys_of_long_names_fit_and_differ() {
+        let long = |end: &str| replica(&format!("{}{end}", "x".repeat(252)), true, "1").entry();
+        let (one, other) = (long("a"), long("b"));
+        assert!(one.len() <= MAX_DATA_KEY_BYTES && one != other && crate::names::is_data_key(&one), "{one}");
     }
 
     #[test]
     fn what_does_not_fit_is_left_out_from_the_oldest_that_nobody_uses() {
         let long = "x".repeat(200);
-        let all: Vec<Replica> = (0..4000)
-            .map(|number| replica(&format!("{long}-{number:04}"), number % 2 == 0, &format!("{number:04}")))
-            .collect();
-        let mut records = Records::read(&serde_json::to_string(&all).expect("JSON"));
-        let text = records.to_text();
-        assert!(text.len() <= MAX_BYTES, "{}", text.len());
-        let kept: Vec<Replica> = serde_json::from_str(&text).expect("JSON");
-        let used = kept.iter().filter(|replica| replica.in_use).count();
+        let named = |number: usize| format!("{long}-{number:04}");
+        let all: Vec<Replica> =
+            (0..3000).map(|number| replica(&named(number), number % 2 == 0, &format!("{number:04}"))).collect();
+        let data = Records::read(&written(&all)).to_data();
+        assert!(data.iter().map(|(key, text)| key.len() + text.len()).sum::<usize>() <= MAX_BYTES);
+        let kept: Vec<Replica> = data.values().filter_map(|text| Replica::read(text)).collect();
         let unused: Vec<&Replica> = kept.iter().filter(|replica| !replica.in_use).collect();
-        assert_eq!(used, 2000, "all that is in use");
-        assert!(!unused.is_empty() && unused.iter().all(|replica| replica.at.as_str() > "0400"), "the newest");
+        assert_eq!(kept.len() - unused.len(), 1500, "all that is in use");
+        assert!(!unused.is_empty() && unused.iter().all(|replica| replica.at.as_str() > "0200"), "the newest");
     }
 }

@@ -125,16 +125,17 @@ impl Masters {
             Some(kept) => kept,
             None => {
                 let stored = self.store.read_record().await?;
-                let text = stored.as_ref().map(|record| record.text.as_str()).unwrap_or_default();
-                kept.insert((Records::read(text), stored))
+                let records = stored.as_ref().map(|record| Records::read(&record.data)).unwrap_or_default();
+                kept.insert((records, stored))
             }
         };
         records.update(&progress.in_use(), self, &self.store.now());
-        let text = records.to_text();
-        if stored.as_ref().is_some_and(|stored| stored.text == text && !is_due) || (stored.is_none() && text == "[]") {
+        let data = records.to_data();
+        if stored.as_ref().is_some_and(|stored| stored.data == data && !is_due) || (stored.is_none() && data.is_empty())
+        {
             return Ok(false);
         }
-        match self.store.write_record(&text, stored.as_ref()).await? {
+        match self.store.write_record(data, stored.as_ref()).await? {
             Some(record) => *stored = Some(record),
             // Another agent of the node, as in a roll-out: what it wrote is read first.
             None => *kept = None,

@@ -49,8 +49,10 @@ enum Data<'a> {
     Texts(&'a SecretData),
     /// One key: a master's value in base64.
     Value(&'a [u8]),
-    /// One key of a ConfigMap.
-    Text(&'static str, &'a [u8]),
+    /// The same as a text.
+    Text(&'a [u8]),
+    /// Texts that are no secrets.
+    Map(&'a BTreeMap<String, String>),
 }
 
 #[derive(Serialize)]
@@ -136,14 +138,14 @@ impl<'a> ObjectBody<'a> {
     pub(super) fn value(mut self, payload: &'a SecretPayload) -> Self {
         self.data = match self.kind() {
             ObjectKind::Secret => Data::Value(payload.expose()),
-            ObjectKind::ConfigMap => Data::Text(VALUE, payload.expose()),
+            ObjectKind::ConfigMap => Data::Text(payload.expose()),
         };
         self
     }
 
-    /// The one text of a ConfigMap.
-    pub(super) fn text(mut self, key: &'static str, text: &'a str) -> Self {
-        self.data = Data::Text(key, text.as_bytes());
+    /// The texts of a record.
+    pub(super) fn texts(mut self, texts: &'a BTreeMap<String, String>) -> Self {
+        self.data = Data::Map(texts);
         self
     }
 
@@ -173,8 +175,8 @@ impl<'a> ObjectBody<'a> {
     pub(super) fn into_bytes(self) -> Bytes {
         let capacity = match self.data {
             Data::Of(data) | Data::Texts(data) => Self::max_bytes(data),
-            Data::Value(value) | Data::Text(_, value) => ENVELOPE_BYTES + in_base64(value),
-            Data::None | Data::Placeholder(_) => ENVELOPE_BYTES,
+            Data::Value(value) | Data::Text(value) => ENVELOPE_BYTES + in_base64(value),
+            Data::None | Data::Placeholder(_) | Data::Map(_) => ENVELOPE_BYTES,
         };
         let mut json = Zeroizing::new(Vec::with_capacity(capacity));
         // Writing texts into memory cannot fail.
@@ -198,8 +200,9 @@ impl Serialize for Data<'_> {
             // Not through a text of its own, which would stay behind.
             Self::Of(data) => serializer.collect_map(data.iter().map(|(key, value)| (key, InBase64(value)))),
             Self::Value(value) => serializer.collect_map([(VALUE, InBase64(value))]),
-            Self::Text(key, value) => {
-                serializer.collect_map([(key, std::str::from_utf8(value).map_err(S::Error::custom)?)])
+            Self::Map(texts) => texts.serialize(serializer),
+            Self::Text(value) => {
+                serializer.collect_map([(VALUE, std::str::from_utf8(value).map_err(S::Error::custom)?)])
             }
             Self::Texts(data) => {
                 let texts: Result<Vec<_>, _> =

@@ -2,6 +2,8 @@
 //!
 //! RBAC: `get`, `create` and `update` on configmaps in the masters' namespace.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 use super::{
@@ -12,7 +14,7 @@ use super::{
     reply::{Reply, Verb, classify_read},
 };
 use crate::{
-    masters::{REPLICAS, record_name},
+    masters::record_name,
     request::{ObjectKind, SecretName},
 };
 
@@ -22,8 +24,8 @@ pub(crate) const RECORD: &str = "jasm.codnod.io/record";
 /// A record that was read.
 #[derive(Debug, Default, Clone)]
 pub struct Record {
-    /// Its text.
-    pub text: String,
+    /// One entry for each replica.
+    pub data: BTreeMap<String, String>,
     /// In which state it was.
     pub resource_version: String,
 }
@@ -32,7 +34,7 @@ pub struct Record {
 struct Wire {
     metadata: super::Stored,
     #[serde(default)]
-    data: std::collections::BTreeMap<String, String>,
+    data: BTreeMap<String, String>,
 }
 
 impl MasterStore {
@@ -53,27 +55,28 @@ impl MasterStore {
         }
         let wire: Wire =
             serde_json::from_slice(&body).map_err(|_| TargetError::NoMaster { target: target.to_string() })?;
-        let text = wire.data.into_iter().find(|(key, _)| key == REPLICAS).map(|(_, text)| text).unwrap_or_default();
-        Ok(Some(Record { text, resource_version: wire.metadata.resource_version }))
+        Ok(Some(Record { data: wire.data, resource_version: wire.metadata.resource_version }))
     }
 
     /// Creates this node's record, or replaces the state that was read; gives the new state. `None`: somebody was faster.
     ///
     /// # Errors
     /// [`TargetError`].
-    pub async fn write_record(&self, text: &str, replacing: Option<&Record>) -> Result<Option<Record>, TargetError> {
+    pub async fn write_record(
+        &self,
+        data: BTreeMap<String, String>,
+        replacing: Option<&Record>,
+    ) -> Result<Option<Record>, TargetError> {
         let Some(target) = self.record() else { return Ok(None) };
         let verb = if replacing.is_some() { Verb::Update } else { Verb::Create };
         let body = ObjectBody::new(target.kind, target.namespace(), target.name.as_str())
             .label(RECORD, "replicas")
             .annotate(NODE, &self.node)
             .annotate(SYNCED_AT, &self.clock.now().to_string())
-            .text(REPLICAS, text)
+            .texts(&data)
             .replacing(replacing.map(|record| record.resource_version.as_str()));
         match self.objects.send(verb, Mode::Store, &target, body).await {
-            Reply::Accepted(stored) => {
-                Ok(Some(Record { text: text.to_owned(), resource_version: stored.resource_version }))
-            }
+            Reply::Accepted(stored) => Ok(Some(Record { data, resource_version: stored.resource_version })),
             Reply::Exists | Reply::Changed | Reply::Absent => Ok(None),
             Reply::NamespaceGone => Err(TargetError::NoMasters { namespace: self.namespace.to_string() }),
             Reply::Refused(error) => Err(self.explain(error)),

@@ -6,6 +6,7 @@ mod api_faults;
 mod bench;
 mod canary;
 mod cases;
+mod central;
 mod check;
 mod conformance;
 mod corpus;

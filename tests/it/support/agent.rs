@@ -113,6 +113,11 @@ impl AgentBuilder {
         self
     }
 
+    /// The same for the next start.
+    pub(crate) fn set_env(&mut self, name: &str, value: &str) {
+        self.env.insert(name.to_owned(), value.to_owned());
+    }
+
     /// Removes a variable from the agent's environment.
     pub(crate) fn without_env(mut self, name: &str) -> Self {
         self.env.remove(name);
@@ -161,6 +166,7 @@ pub(crate) struct Agent {
     child: Child,
     leash: Leash,
     node: String,
+    masters: Option<String>,
     audit_log: PathBuf,
     url: String,
     http: Http,
@@ -177,7 +183,10 @@ impl Agent {
         let leash = Leash::on(child.id());
         let readers = stderr.into_iter().chain(stdout).collect();
         let (node, audit_log) = (of.node.name().to_owned(), of.audit_log.clone());
-        Self { child, leash, node, audit_log, url, http: Http::new(), started, output, readers }
+        // Also for one that was in central mode before.
+        let namespace = || of.env.get("JASM_MASTERS_NAMESPACE").map_or(audit::MASTERS_NAMESPACE, String::as_str);
+        let masters = of.env.contains_key("JASM_MODE").then(|| namespace().to_owned());
+        Self { child, leash, node, masters, audit_log, url, http: Http::new(), started, output, readers }
     }
 
     /// The program's process id.
@@ -311,7 +320,11 @@ impl Drop for Agent {
             eprintln!("agent on {}: {}", self.node, self.tail());
             return;
         }
-        let excesses = audit::excesses(&audit::read(&self.audit_log, Some(&self.node)), &audit::shipped_rules());
+        let requests = audit::read(&self.audit_log, Some(&self.node));
+        let excesses = match &self.masters {
+            Some(masters) => audit::excesses_in_central_mode(&requests, masters),
+            None => audit::excesses(&requests, &audit::shipped_rules()),
+        };
         assert!(excesses.is_empty(), "the agent asked for what rbac/ does not grant, or for a Secret: {excesses:#?}");
     }
 }

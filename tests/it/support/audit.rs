@@ -22,6 +22,9 @@ use super::wait::eventually;
 /// The claim in a bound token that names its node.
 const NODE_CLAIM: &str = "authentication.kubernetes.io/node-name";
 
+/// Where masters are.
+pub(crate) const MASTERS_NAMESPACE: &str = "jasm-masters";
+
 /// One request of an agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Request {
@@ -205,6 +208,26 @@ pub(crate) fn excesses(requests: &[Request], rules: &[PolicyRule]) -> Vec<String
         reads_secret || !rules.iter().any(|rule| grants(rule, request))
     };
     requests.iter().filter(excess).map(ToString::to_string).collect()
+}
+
+/// The same for an agent in central mode, which may also read masters, and write ConfigMaps.
+pub(crate) fn excesses_in_central_mode(requests: &[Request], masters_namespace: &str) -> Vec<String> {
+    let masters = rules_in(&project().join("daemonset/components/central/masters/role.yaml"));
+    let is_master =
+        |request: &&Request| request.namespace == masters_namespace && masters.iter().any(|rule| grants(rule, request));
+    let others: Vec<Request> = requests.iter().filter(|request| !is_master(request)).cloned().collect();
+    excesses(&others, &central_rules())
+}
+
+/// The rules of `rbac/` as the component `central` has them.
+pub(crate) fn central_rules() -> Vec<PolicyRule> {
+    let mut rules = shipped_rules();
+    for resources in rules.iter_mut().filter_map(|rule| rule.resources.as_mut()) {
+        if resources.iter().any(|one| one == "secrets") {
+            resources.push("configmaps".to_owned());
+        }
+    }
+    rules
 }
 
 fn grants(rule: &PolicyRule, request: &Request) -> bool {

@@ -52,6 +52,31 @@ impl TestNamespace {
         namespace
     }
 
+    /// One that is there.
+    pub(crate) async fn existing(control_plane: &ControlPlane, name: &str) -> Self {
+        let namespace = Self { name: name.to_owned(), admin: control_plane.admin().await };
+        namespace.service_account("default").await;
+        namespace
+    }
+
+    /// Deletes the namespace with all that is in it, and makes one of the same name.
+    pub(crate) async fn recreate(&self, control_plane: &ControlPlane) -> Self {
+        // No kubelet runs that would end its pods.
+        for pod in self.api::<Pod>().list(&ListParams::default()).await.expect("a list of pods") {
+            self.delete_pod(&pod).await;
+        }
+        let all: Api<Namespace> = Api::all(self.admin.clone());
+        all.delete(&self.name, &DeleteParams::default()).await.expect("the namespace is deleted");
+        eventually(&format!("the end of the namespace {}", self.name), async || {
+            match all.get_opt(&self.name).await.map_err(|error| error.to_string())? {
+                None => Ok(()),
+                Some(_) => Err("that it is there".to_owned()),
+            }
+        })
+        .await;
+        Self::named(control_plane, &self.name).await
+    }
+
     /// The namespace's name.
     pub(crate) fn name(&self) -> &str {
         &self.name

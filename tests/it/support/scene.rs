@@ -51,9 +51,23 @@ impl Scene {
         Self::set_on(AgentNode::create(Surroundings::get().await).await, change).await
     }
 
+    /// An agent in central mode, with the rights and policies of that mode. Its masters' namespace is shared by all tests.
+    pub(crate) async fn central(change: impl FnOnce(AgentBuilder) -> AgentBuilder) -> Self {
+        let surroundings = Surroundings::central().await;
+        let node = AgentNode::create(surroundings).await;
+        Self::set_in(surroundings, node, |builder, _| change(builder.env("JASM_MODE", "central"))).await
+    }
+
     /// The same on a node that was there before.
     pub(crate) async fn set_on(node: AgentNode, change: impl FnOnce(AgentBuilder, &Store) -> AgentBuilder) -> Self {
-        let surroundings = Surroundings::get().await;
+        Self::set_in(Surroundings::get().await, node, change).await
+    }
+
+    async fn set_in(
+        surroundings: &'static Surroundings,
+        node: AgentNode,
+        change: impl FnOnce(AgentBuilder, &Store) -> AgentBuilder,
+    ) -> Self {
         let store = Store::start(surroundings).await;
         let builder = change(AgentBuilder::on(node, surroundings, &store).policy(ALLOW_ALL), &store);
         let mut agent = builder.spawn();

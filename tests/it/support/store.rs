@@ -104,6 +104,13 @@ impl Store {
         }
     }
 
+    /// The ARN of a secret of the emulator.
+    pub(crate) async fn arn(&self, path: &str) -> String {
+        let described = call(self.emulator(), "secretsmanager.DescribeSecret", &json!({"SecretId": path})).await;
+        let described = described.unwrap_or_else(|code| panic!("the emulator does not know {path}: {code}"));
+        described["ARN"].as_str().expect("a secret has an ARN").to_owned()
+    }
+
     // ---- what was asked ----
 
     /// How many reads of secrets have arrived, of whichever secret.

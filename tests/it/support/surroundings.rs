@@ -16,6 +16,12 @@ use super::{object, say, wait};
 /// How long the API server may take to put admission policies into force.
 const POLICIES_LIMIT: Duration = Duration::from_secs(60);
 
+type Shared = OnceLock<Result<Surroundings, String>>;
+
+/// The manifests of the default mode, and those of central mode.
+const DIRECT: &str = "rbac";
+const CENTRAL: &str = "tests/layers/central-rights";
+
 /// A control plane with `rbac/` applied and its admission policies in force.
 #[derive(Debug)]
 pub(crate) struct Surroundings(ControlPlane);
@@ -26,9 +32,19 @@ impl Surroundings {
     /// # Panics
     /// When they did not start, in every test that asks, with the same message.
     pub(crate) async fn get() -> &'static Self {
-        static SHARED: OnceLock<Result<Surroundings, String>> = OnceLock::new();
+        static SHARED: Shared = Shared::new();
+        Self::shared(&SHARED, DIRECT).await
+    }
+
+    /// The same with the component `central` in place: other rights, and policies that also look at ConfigMaps.
+    pub(crate) async fn central() -> &'static Self {
+        static SHARED: Shared = Shared::new();
+        Self::shared(&SHARED, CENTRAL).await
+    }
+
+    async fn shared(shared: &'static Shared, manifests: &'static str) -> &'static Self {
         // On a thread of its own: a test that gives up must not cut short what the others wait for.
-        let shared = tokio::task::spawn_blocking(|| SHARED.get_or_init(Self::start)).await;
+        let shared = tokio::task::spawn_blocking(|| shared.get_or_init(|| Self::start(manifests))).await;
         match shared.expect("starting the surroundings panicked; its message is above") {
             Ok(surroundings) => surroundings,
             Err(message) => panic!("the test surroundings did not start: {message}"),
@@ -37,18 +53,18 @@ impl Surroundings {
 
     /// Surroundings for one test alone, which may break them. They end when this is dropped.
     pub(crate) async fn own() -> Self {
-        let started = tokio::task::spawn_blocking(Self::start).await;
+        let started = tokio::task::spawn_blocking(|| Self::start(DIRECT)).await;
         started.expect("starting surroundings panicked; its message is above").unwrap_or_else(|message| {
             panic!("the test's own surroundings did not start: {message}");
         })
     }
 
     /// Blocks until everything is there.
-    fn start() -> Result<Self, String> {
+    fn start(manifests: &str) -> Result<Self, String> {
         let control_plane = ControlPlane::start()?;
-        say("applying rbac/ and waiting for its admission policies");
+        say(&format!("applying {manifests} and waiting for its admission policies"));
         control_plane.kubectl(&["apply", "--filename", "daemonset/base/namespace.yaml"])?;
-        control_plane.kubectl(&["apply", "--kustomize", "rbac"])?;
+        control_plane.kubectl(&["apply", "--kustomize", manifests])?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| format!("no async runtime: {error}"))?;
         runtime.block_on(policies_in_force(&control_plane))?;

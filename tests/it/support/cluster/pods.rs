@@ -23,6 +23,7 @@ pub(crate) struct PodBuilder<'a> {
     labels: BTreeMap<String, String>,
     owners: Vec<OwnerReference>,
     status: Option<Value>,
+    restricted: bool,
 }
 
 impl PodBuilder<'_> {
@@ -77,6 +78,12 @@ impl PodBuilder<'_> {
         self
     }
 
+    /// As the Pod Security level `restricted` wants it.
+    pub(crate) fn restricted(mut self) -> Self {
+        self.restricted = true;
+        self
+    }
+
     /// Creates the pod, in one request (but for a status, which takes three).
     pub(crate) async fn create(self) -> Pod {
         let node = if self.status.is_some() { None } else { self.node.clone() };
@@ -111,6 +118,12 @@ impl PodBuilder<'_> {
                 pod["spec"][field] = json!(value);
             }
         }
+        if self.restricted {
+            pod["spec"]["securityContext"] =
+                json!({"runAsNonRoot": true, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}});
+            pod["spec"]["containers"][0]["securityContext"] =
+                json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}});
+        }
         pod
     }
 }
@@ -127,6 +140,7 @@ impl TestNamespace {
             labels: BTreeMap::new(),
             owners: Vec::new(),
             status: None,
+            restricted: false,
         }
     }
 
