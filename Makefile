@@ -14,10 +14,10 @@ DENY := $(CACHE)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-demo: rust control-plane ## the main job on a real API server: pods ask three stores, Secrets come out (KEEP=1: stay up)
+demo: rust control-plane ## the main job on a real API server: pods ask three stores, Secrets come out (KEEP=1: stay up; MODE=central: that mode)
 	@echo 'Building the agent (the first time: about 3 minutes) ...'
 	@cargo build --locked --quiet
-	@tests/demo.py target/debug/jasm-agent
+	@tests/$(if $(filter central,$(MODE)),demo_central,demo).py target/debug/jasm-agent
 
 test: rust control-plane ## all tests, on a real API server with the shipped rights and policies
 	@echo 'Building the agent and its tests (the first time: about 5 minutes) ...'

@@ -178,14 +178,14 @@ class Vault:
         self.process.wait()
 
 
-def agent_identity(api, folder, env):
+def agent_identity(api, folder, env, node=NODE):
     """A node, an agent pod on it, and a kubeconfig with a token bound to both, as the kubelet would give it."""
-    api.create("/api/v1/nodes", "Node", "v1", {"name": NODE})
+    api.create("/api/v1/nodes", "Node", "v1", {"name": node})
     container = {"name": "agent", "image": "jasm", "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}}
     security = {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
-    pod = api.create(f"/api/v1/namespaces/{SYSTEM}/pods", "Pod", "v1", {"name": "jasm-agent"}, spec={
-        "nodeName": NODE, "serviceAccountName": "jasm-agent", "securityContext": security, "containers": [container]})
-    bound = {"kind": "Pod", "apiVersion": "v1", "name": "jasm-agent", "uid": pod["metadata"]["uid"]}
+    pod = api.create(f"/api/v1/namespaces/{SYSTEM}/pods", "Pod", "v1", {"name": f"jasm-agent-{node}"}, spec={
+        "nodeName": node, "serviceAccountName": "jasm-agent", "securityContext": security, "containers": [container]})
+    bound = {"kind": "Pod", "apiVersion": "v1", "name": f"jasm-agent-{node}", "uid": pod["metadata"]["uid"]}
     token = api.create(f"/api/v1/namespaces/{SYSTEM}/serviceaccounts/jasm-agent/token", "TokenRequest",
                        "authentication.k8s.io/v1", {}, spec={"boundObjectRef": bound, "expirationSeconds": 3600})
     token_file, kubeconfig = folder / "agent-token", folder / "agent-kubeconfig"
