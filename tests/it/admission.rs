@@ -292,7 +292,9 @@ impl Broken<'_> {
         let pod = chosen.pod("web").on(builder.node()).asks(&path, "app").create().await;
         chosen.wait_for_data("app", [("A", "1")]).await;
         chosen.wait_for_event(&pod, "SecretSyncSuccess").await;
-        other.pod("web").on(builder.node()).asks(&path, "app").create().await;
+        let refused = other.pod("web").on(builder.node()).asks(&path, "app").create().await;
+        let note = other.wait_for_event(&refused, "SecretWriteFailed").await.note.unwrap_or_default();
+        assert!(note.contains("may not update secrets in this namespace"), "{note}");
         eventually("the missing right in the log and the metrics", async || {
             let named =
                 agent.log().iter().any(|line| line["action"] == "WriteRbac" && line["namespace"] == other.name());

@@ -1,6 +1,8 @@
 //! Who sets and changes the marker and the agent's annotations: the agent, and whoever may `release`. Nobody else's write is
 //! refused for anything else, and no write that leaves them as they are.
 
+mod names;
+
 use http::{Method, Request};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, RoleBinding};
@@ -39,6 +41,10 @@ enum Who {
     ControllerManager,
     /// What deletes owned objects.
     GarbageCollector,
+    /// Has a role with `*` on everything, in the namespace alone.
+    Wildcard,
+    /// May look at the whole cluster, and write here.
+    Viewer,
 }
 
 impl Who {
@@ -51,6 +57,8 @@ impl Who {
             Self::CertManager => "system:serviceaccount:cert-manager:cert-manager",
             Self::ControllerManager => "system:kube-controller-manager",
             Self::GarbageCollector => "system:serviceaccount:kube-system:generic-garbage-collector",
+            Self::Wildcard => "dave",
+            Self::Viewer => "erin",
         }
     }
 }

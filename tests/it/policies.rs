@@ -188,6 +188,7 @@ async fn only_data_and_own_annotations_of_a_managed_secret_change() {
         (0..3000).map(|number| (format!("example.com/{number}"), json!(""))).collect();
     let cases = [
         ("label", json!({"metadata": {"labels": {"team": "a"}}}), ",labels"),
+        ("manager", json!({"metadata": {"labels": {"app.kubernetes.io/managed-by": "Helm"}}}), ",labels"),
         ("annotation", json!({"metadata": {"annotations": {"reloader": "x"}}}), ",annotations"),
         ("annotations", json!({"metadata": {"annotations": many}}), ",annotations"),
         ("finalizer", json!({"metadata": {"finalizers": ["example.com/stays"]}}), ",finalizers"),
@@ -275,4 +276,17 @@ async fn every_expression_fits_the_type_of_a_secret() {
         let warnings = found.and_then(|checking| checking.expression_warnings.clone()).unwrap_or_default();
         assert!(warnings.is_empty(), "{}: {warnings:?}", policy.name_any());
     }
+}
+
+/// Such a token names its node, and no pod of the agent's.
+#[tokio::test]
+async fn a_token_that_is_bound_to_a_node_and_to_no_pod_writes_nothing() {
+    let surroundings = Surroundings::get().await;
+    let (node, namespace) = (AgentNode::create(surroundings).await, TestNamespace::create(surroundings).await);
+    let secrets: Api<Secret> = Api::namespaced(node.client_of_the_node_alone(surroundings).await, namespace.name());
+    let said = refusal(create(&secrets, valid(&node, "new")).await);
+    assert!(said.contains("'jasm-agent-node'") && said.contains("is not bound to a pod"), "{said}");
+    create(&Api::namespaced(node.client(surroundings).await, namespace.name()), valid(&node, "new"))
+        .await
+        .expect("its own");
 }

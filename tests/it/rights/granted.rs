@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use k8s_openapi::api::rbac::v1::PolicyRule;
 use serde_json::json;
 
 use crate::support::agent::AgentBuilder;
@@ -50,8 +51,11 @@ async fn each_verb_that_is_granted_is_used_and_no_other() {
     namespace.annotate(&pod, "jasm.codnod.io/secret-sync", "colour: red").await;
 
     let rules = shipped_rules();
+    // What no request uses: a policy asks for it.
+    let is_virtual = |rule: &&PolicyRule| rule.api_groups.iter().flatten().any(|group| group == "jasm.codnod.io");
     let granted: BTreeSet<String> = rules
         .iter()
+        .filter(|rule| !is_virtual(rule))
         .flat_map(|rule| {
             let of = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
             let (groups, resources) = (of(&rule.api_groups), of(&rule.resources));
