@@ -21,17 +21,15 @@ pub struct Flags {
     #[arg(long, env = "NODE_NAME", global = true, value_name = "NAME", hide_env_values = true)]
     node_name: Option<String>,
     /// Policy: a file, or a folder of files; absent = everything is denied
-    #[arg(long, env = "JASM_POLICY_FILE", global = true, value_name = "PATH", default_value = "/etc/jasm/policy.yaml")]
-    policy_file: PathBuf,
+    ///
+    /// [default: /etc/jasm/policy.yaml]
+    #[arg(long, env = "JASM_POLICY_FILE", global = true, value_name = "PATH")]
+    policy_file: Option<PathBuf>,
     /// Provider instances; absent = the defaults, set up by the environment
-    #[arg(
-        long,
-        env = "JASM_PROVIDERS_FILE",
-        global = true,
-        value_name = "PATH",
-        default_value = "/etc/jasm/providers.yaml"
-    )]
-    providers_file: PathBuf,
+    ///
+    /// [default: /etc/jasm/providers.yaml]
+    #[arg(long, env = "JASM_PROVIDERS_FILE", global = true, value_name = "PATH")]
+    providers_file: Option<PathBuf>,
     /// Where values go: direct (from the store to the pods' namespaces) or central (by way of one master for each source)
     #[arg(long, env = "JASM_MODE", global = true, value_name = "MODE", default_value = "direct")]
     mode: String,
@@ -169,6 +167,8 @@ pub struct Config {
     pub policy_file: PathBuf,
     /// A file.
     pub providers_file: PathBuf,
+    /// Those of the two that were named: a check takes none of them for absent.
+    pub named_files: Vec<PathBuf>,
     /// Where values go.
     pub mode: Mode,
     /// The namespace of the masters, in central mode.
@@ -197,6 +197,8 @@ pub struct ConfigError {
     allowed: &'static str,
 }
 
+const POLICY_FILE: &str = "/etc/jasm/policy.yaml";
+const PROVIDERS_FILE: &str = "/etc/jasm/providers.yaml";
 const MAX_FRESHNESS: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl TryFrom<Flags> for Config {
@@ -210,8 +212,9 @@ impl TryFrom<Flags> for Config {
                 (_, name) => node_name(name)?,
             },
             check,
-            policy_file: flags.policy_file,
-            providers_file: flags.providers_file,
+            named_files: flags.policy_file.iter().chain(&flags.providers_file).cloned().collect(),
+            policy_file: flags.policy_file.unwrap_or_else(|| POLICY_FILE.into()),
+            providers_file: flags.providers_file.unwrap_or_else(|| PROVIDERS_FILE.into()),
             mode: value("--mode", "JASM_MODE", &flags.mode, "direct and central are allowed")?,
             masters_namespace: masters_namespace(&flags.masters_namespace)?,
             listen: value(
@@ -297,6 +300,7 @@ mod tests {
             node_name: "node-1".into(),
             policy_file: "/etc/jasm/policy.yaml".into(),
             providers_file: "/etc/jasm/providers.yaml".into(),
+            named_files: Vec::new(),
             mode: Mode::Direct,
             masters_namespace: MastersNamespace::checked("jasm-masters").expect("a name"),
             listen: "0.0.0.0:8080".parse().expect("an address"),

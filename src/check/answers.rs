@@ -8,12 +8,15 @@ use super::{
 };
 use crate::{
     config::Question,
-    error::SyncError,
+    error::{Reason, SyncError},
     pod::PodView,
     policy::{Policy, Requester},
     provider::Catalogue,
     request::{self, RequestError, SecretRequest},
 };
+
+/// Where the agents are unless an overlay moves them; from outside of a cluster that cannot be told.
+const OWN_NAMESPACE: &str = "jasm-system";
 
 /// Answers so far.
 pub(super) struct Answers<'a> {
@@ -21,14 +24,21 @@ pub(super) struct Answers<'a> {
     catalogue: &'a Catalogue,
     /// Whether the agent looks at annotations of workloads.
     workload_annotations: bool,
+    /// Where masters are, in central mode.
+    masters: Option<&'a str>,
     lines: Vec<String>,
     admitted: usize,
     refused: usize,
 }
 
 impl<'a> Answers<'a> {
-    pub(super) fn new(policy: &'a Policy, catalogue: &'a Catalogue, workload_annotations: bool) -> Self {
-        Self { policy, catalogue, workload_annotations, lines: Vec::new(), admitted: 0, refused: 0 }
+    pub(super) fn new(
+        policy: &'a Policy,
+        catalogue: &'a Catalogue,
+        workload_annotations: bool,
+        masters: Option<&'a str>,
+    ) -> Self {
+        Self { policy, catalogue, workload_annotations, masters, lines: Vec::new(), admitted: 0, refused: 0 }
     }
 
     /// Asks for what an annotation with this provider and path alone asks for.
@@ -77,6 +87,9 @@ impl<'a> Answers<'a> {
     }
 
     fn answer(&mut self, who: &str, pod: &PodView, ask: Result<SecretRequest, RequestError>) {
+        if let Some(why) = self.closed(pod.namespace().as_str()) {
+            return self.refuse(Reason::SecretWriteFailed.as_str(), who, why);
+        }
         let admitted = ask.map_err(SyncError::from).and_then(|ask| Ok(self.policy.admit(ask, &Requester::of(pod))?));
         match admitted {
             Ok(admitted) => {
@@ -85,6 +98,16 @@ impl<'a> Answers<'a> {
                 self.admitted += 1;
             }
             Err(error) => self.refuse(error.reason().as_str(), who, &error.to_string()),
+        }
+    }
+
+    /// Where nothing is written, whatever the policy says: as the shipped admission policies have it.
+    fn closed(&self, namespace: &str) -> Option<&'static str> {
+        match namespace {
+            OWN_NAMESPACE => Some("nothing is written in the agents' own namespace"),
+            name if name.starts_with("kube-") => Some("nothing is written in kube-*"),
+            name if Some(name) == self.masters => Some("nothing is written in the namespace of the masters"),
+            _ => None,
         }
     }
 
@@ -117,7 +140,7 @@ rules:
         let policy = Policy::parse([("policy.yaml", POLICY)]).expect("a policy");
         let catalogue =
             Catalogue::new(crate::config::Mode::Direct, [(ProviderName::for_test("aws"), Kind::for_test())]);
-        let mut answers = Answers::new(&policy, &catalogue, workload_annotations);
+        let mut answers = Answers::new(&policy, &catalogue, workload_annotations, Some("jasm-masters"));
         ask(&mut answers);
         answers.finish()
     }
@@ -152,6 +175,9 @@ rules:
             ("team-a,web,aws,/prod/team-a/d\u{435}v", "AnnotationInvalid"),
             ("team-a,web,aw,/shared", "ProviderUnsupported team-a/web: provider `aw` is not configured"),
             ("team-a,web,aws,", "AnnotationInvalid"),
+            ("kube-system,web,aws,/shared", "SecretWriteFailed   kube-system/web: nothing is written in kube-*"),
+            ("jasm-system,web,aws,/shared", "jasm-system/web: nothing is written in the agents' own namespace"),
+            ("jasm-masters,web,aws,/shared", "jasm-masters/web: nothing is written in the namespace of the masters"),
         ];
         for (question, want) in cases {
             let got = checked(true, |answers| answers.ask(&question.parse().expect("a question")));
@@ -159,6 +185,19 @@ rules:
             let good = if want.starts_with("admitted") { Verdict::Good } else { Verdict::Refused };
             assert_eq!(got.verdict, good, "{question}");
         }
+    }
+
+    #[test]
+    fn copies_of_an_annotation_count_where_the_agent_finds_them() {
+        let rollout = workload("Deployment", "{}", ASKS, "web")
+            .replace("apps/v1", "argoproj.io/v1alpha1")
+            .replace("kind: Deployment", "kind: Rollout");
+        let got = of_manifest(&rollout);
+        assert!(got.text.contains("Rollout team-a/web: aws /shared by rule 2"), "{}", got.text);
+        let of_jobs = workload("CronJob", "{}", "{}", "web")
+            .replace("jobTemplate: {", &format!("jobTemplate: {{metadata: {{annotations: {ASKS}}}, "));
+        let got = of_manifest(&of_jobs);
+        assert!(got.text.contains("ignored") && got.text.contains("stands on the Jobs"), "{}", got.text);
     }
 
     #[test]
@@ -272,9 +311,9 @@ rules:
             "ignored             Service default/web: the annotation stands on an object that makes no pods; nobody reads it",
             "admitted            Pod team-b/x: aws /shared by rule 2",
             "admitted            Rollout team-b/r: aws /shared by rule 2",
-            "ignored             Rollout team-b/s: the annotation does not count on this object; move it into the pod template",
+            "admitted            Rollout team-b/s: aws /shared by rule 2",
             "ManifestInvalid     document 7: is no object of Kubernetes: it has no kind",
-            "admitted: 3, refused: 2",
+            "admitted: 4, refused: 2",
         ];
         assert_eq!(got.text.lines().collect::<Vec<_>>(), want);
         assert_eq!(got.verdict, Verdict::Refused);

@@ -13,6 +13,9 @@ use crate::{
     workload_annotations::Inherited,
 };
 
+/// Argo's Rollout copies its annotations to its ReplicaSets, where the agent reads them.
+const COPIES: (&str, &str) = ("argoproj.io", "Rollout");
+
 /// What there is in a manifest.
 #[derive(Debug)]
 pub(super) enum Found {
@@ -90,12 +93,16 @@ impl Object<'_> {
         if let Some(text) = pod.asks().map(str::to_owned) {
             return Some(Found::Pod { who, pod, text, inherited: None });
         }
-        let text = self.annotation().filter(|_| self.kind != "Pod")?;
+        let Some(text) = self.annotation().filter(|_| self.kind != "Pod") else {
+            let why = "the annotation stands on the Jobs, where nobody reads it; move it to the CronJob, or into the pod template";
+            return self.annotation_of_jobs().map(|_| Found::Ignored { who, why });
+        };
         if !workload_annotations {
             let why = "the annotation stands on a workload, and --workload-annotations is false";
             return Some(Found::Ignored { who, why });
         }
-        if Kind::of(self.group(), self.kind).is_none() || !pod.may_inherit() {
+        let counts = Kind::of(self.group(), self.kind).is_some() || (self.group(), self.kind) == COPIES;
+        if !counts || !pod.may_inherit() {
             let why = "the annotation does not count on this object; move it into the pod template";
             return Some(Found::Ignored { who, why });
         }
@@ -146,6 +153,11 @@ impl Object<'_> {
 
     fn annotation(&self) -> Option<&Value> {
         self.object["metadata"]["annotations"].get(SYNC_ANNOTATION)
+    }
+
+    /// A CronJob's Jobs get what stands on their template; the agent goes by the CronJob.
+    fn annotation_of_jobs(&self) -> Option<&Value> {
+        self.object["spec"]["jobTemplate"]["metadata"]["annotations"].get(SYNC_ANNOTATION)
     }
 
     fn group(&self) -> &str {

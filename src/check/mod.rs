@@ -9,7 +9,7 @@ use std::{fmt::Write as _, io::Read as _, path::Path, sync::Arc};
 use self::answers::Answers;
 use crate::{
     agent::StartError,
-    config::{Check, Config},
+    config::{Check, Config, Mode},
     policy::Policy,
     policy_file::PolicyFile,
     provider::{Catalogue, Registry, read_instances},
@@ -41,6 +41,12 @@ pub enum CheckError {
     /// The agent would not start either.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// A policy or providers file that was named and is not there; an agent would take it for none.
+    #[error("{file} was named, and is not there: name a file that is, or none, for what an agent takes then")]
+    NotThere {
+        /// Which.
+        file: String,
+    },
     /// A manifest that is not there.
     #[error("--filename {file} cannot be read: a file, or `-` for the standard input, is allowed")]
     Unreadable {
@@ -57,6 +63,9 @@ pub enum CheckError {
 /// # Errors
 /// [`CheckError`], where the configuration or a manifest cannot be used.
 pub async fn check(config: &Config, check: &Check) -> Result<Checked, CheckError> {
+    if let Some(file) = config.named_files.iter().find(|file| !file.exists()) {
+        return Err(CheckError::NotThere { file: file.display().to_string() });
+    }
     let policy = PolicyFile::load(&config.policy_file, Arc::default(), Arc::default()).map_err(StartError::from)?;
     let policy = policy.current();
     if check.requests.is_empty() && check.manifests.is_empty() {
@@ -66,7 +75,8 @@ pub async fn check(config: &Config, check: &Check) -> Result<Checked, CheckError
     let instances = read_instances(&config.providers_file).map_err(StartError::from)?;
     let catalogue =
         Catalogue::new(config.mode, instances.iter().map(|instance| (instance.name().clone(), instance.kind())));
-    let mut answers = Answers::new(&policy, &catalogue, config.workload_annotations);
+    let masters = (config.mode == Mode::Central).then(|| config.masters_namespace.as_str());
+    let mut answers = Answers::new(&policy, &catalogue, config.workload_annotations, masters);
     for question in &check.requests {
         answers.ask(question);
     }

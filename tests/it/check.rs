@@ -63,9 +63,14 @@ fn check_says_what_cannot_be_used() {
         assert!(bad.stderr.contains(want), "case: {case}: {:?}", bad.stderr);
     }
     let insecure = [("AWS_REGION", "eu-west-1"), ("AWS_ENDPOINT_URL", "http://aws")];
-    let bad = files.check(&policy, "/nowhere", &insecure);
+    let bad = run(&["check", "--policy-file", &policy], &insecure);
     assert_eq!(bad.code, Some(2), "no TLS by the environment");
     assert!(bad.stderr.contains("AWS_ENDPOINT_URL \"http://aws\" has no TLS"), "{}", bad.stderr);
+    // A file that was named is not taken for absent.
+    for [policy, providers] in [[policy.as_str(), "/nowhere"], ["/nowhere", &good]] {
+        let bad = files.check(policy, providers, &[]);
+        assert!(bad.code == Some(2) && bad.stderr.contains("/nowhere was named, and is not there"), "{}", bad.stderr);
+    }
 }
 
 #[tokio::test]
@@ -91,7 +96,7 @@ async fn check_tries_each_instance_and_reads_no_secret() {
     assert!(line(&tried.stdout, "down ").contains("no"), "{}", tried.stdout);
     assert!(line(&tried.stdout, "down: ").contains("/nowhere holds a token"), "what to do: {}", tried.stdout);
     assert_eq!(store.total_calls(), 0, "no secret was read");
-    let none = files.check(&policy, "/nowhere", &[]);
+    let none = run(&["check", "--policy-file", &policy], &[]);
     assert_eq!(none.code, Some(0));
     assert!(none.stdout.contains("not set up: aws-secretsmanager (no region"), "{}", none.stdout);
 }
