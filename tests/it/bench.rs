@@ -1,6 +1,8 @@
 //! Figures of a release build beside the targets: `make bench`. They are reported, never asserted: machines are
 //! noisy, and here the API server shares two cores with the agent and with this program.
 
+mod central;
+
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::time::{Duration, Instant};

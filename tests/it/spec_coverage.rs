@@ -13,7 +13,11 @@ fn items() -> impl Iterator<Item = String> {
     let stories = scenarios.into_iter().flat_map(|(story, count)| (1..=count).map(move |n| format!("{story}.{n}")));
     let requirements = (1..=18).map(|n| format!("FR-{n:03}"));
     let criteria = (1..=9).map(|n| format!("SC-{n:03}"));
-    stories.chain(requirements).chain(criteria).chain((1..=8).map(|n| format!("EC-{n}")))
+    stories
+        .chain(requirements)
+        .chain(criteria)
+        .chain((1..=8).map(|n| format!("EC-{n}")))
+        .chain((1..=8).map(|n| format!("ADR-{n}")))
 }
 
 /// The file of a test as the page names it.
