@@ -235,3 +235,56 @@ impl Admission {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use http::Request;
+    use kube::{Client, client::Body};
+
+    use super::*;
+    use crate::fake_api::{self, json_reply};
+
+    /// An API server whose policies are there, until they are not.
+    fn watched(missing: &Arc<AtomicBool>) -> (Arc<Admission>, Arc<Changes>) {
+        let missing = Arc::clone(missing);
+        let server = tower::service_fn(move |request: Request<Body>| {
+            let missing = missing.load(Ordering::Relaxed);
+            async move {
+                match missing {
+                    true => json_reply(201, &serde_json::json!({"kind": "Secret"})),
+                    false => fake_api::secrets(request).await,
+                }
+            }
+        });
+        let (changes, objects) = (Arc::new(Changes::default()), Objects::new(Client::new(server, "jasm-system")));
+        let kinds = &[ObjectKind::Secret];
+        let admission =
+            Admission::new(objects, kinds, "jasm-system".into(), "node-1".into(), Arc::default(), Arc::clone(&changes));
+        (Arc::new(admission), changes)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_policy_that_vanishes_is_noticed_at_the_next_check_and_its_return_within_seconds() {
+        let missing = Arc::new(AtomicBool::new(false));
+        let (admission, changes) = watched(&missing);
+        let watching = tokio::spawn({
+            let admission = Arc::clone(&admission);
+            async move { admission.watch().await }
+        });
+        admission.enforced().await.expect("in force");
+        missing.store(true, Ordering::Relaxed);
+        let known = changes.count();
+        tokio::time::sleep(PERIOD - Duration::from_secs(1)).await;
+        assert!(admission.is_enforced() && changes.count() == known, "nobody has looked yet");
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert!(!admission.is_enforced() && changes.count() > known, "who waits is told");
+        assert!(matches!(admission.enforced().await, Err(TargetError::AdmissionMissing { .. })));
+        missing.store(false, Ordering::Relaxed);
+        let known = changes.count();
+        tokio::time::sleep(RECHECK.1 + Duration::from_secs(1)).await;
+        assert!(admission.is_enforced() && changes.count() > known, "and told again");
+        watching.abort();
+    }
+}

@@ -1,5 +1,6 @@
 //! Random secret values pass through success and every failure, at the most verbose log level, and appear nowhere.
 
+mod api;
 mod stores;
 
 use base64::Engine as _;

@@ -35,6 +35,13 @@ pub(crate) enum Refusal {
     NoStreamingLists,
     /// 503.
     Unavailable,
+    /// Any code, with a message that quotes all that was sent.
+    Echo {
+        /// The answer's status.
+        code: u16,
+        /// How the message begins.
+        said: &'static str,
+    },
 }
 
 impl Refusal {
@@ -51,7 +58,11 @@ impl Refusal {
         if let Self::Overloaded { retry_after } | Self::Initializing { retry_after } = self {
             answer = answer.header(header::RETRY_AFTER, retry_after);
         }
-        let (content_type, body) = match self.status(asked, &object) {
+        let mut status = self.status(asked, &object);
+        if let (Self::Echo { said, .. }, Some(status)) = (self, &mut status) {
+            status["message"] = json!(format!("{said}{}", String::from_utf8_lossy(body)));
+        }
+        let (content_type, body) = match status {
             Some(status) => ("application/json", status.to_string()),
             None => ("text/plain; charset=utf-8", "Too many requests, please try again later.\n".to_owned()),
         };
@@ -68,6 +79,7 @@ impl Refusal {
             Self::Overloaded { .. } | Self::Initializing { .. } => 429,
             Self::NoStreamingLists => 422,
             Self::Unavailable => 503,
+            Self::Echo { code, .. } => code,
         }
     }
 
@@ -107,6 +119,7 @@ impl Refusal {
                 let said = "ListOptions.meta.k8s.io \"\" is invalid: sendInitialEvents: Forbidden: sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled";
                 ("Invalid", said.to_owned(), json!({"group": "meta.k8s.io", "kind": "ListOptions"}))
             }
+            Self::Echo { .. } => ("", String::new(), Value::Null),
             Self::Unavailable => {
                 ("ServiceUnavailable", "the server is currently unable to handle the request".to_owned(), Value::Null)
             }
