@@ -81,6 +81,81 @@ enum Command {
     /// Exit code: 0, 1 where a provider was not reached, 2 where the configuration or a manifest cannot be used, 3 where
     /// something in a request or manifest is denied or malformed.
     Check(Check),
+    /// Takes away replicas of central mode that nothing stands behind any more; one of all works at a time
+    Janitor(JanitorFlags),
+}
+
+#[derive(Debug, Clone, Args)]
+struct JanitorFlags {
+    /// Between rounds; each asks the stores once about every source that has a master
+    #[arg(long, env = "JASM_JANITOR_EVERY", value_name = "DURATION", default_value = "1h")]
+    every: String,
+    /// How far apart two looks must be that show the same; less than 10m is for trials
+    #[arg(long, env = "JASM_JANITOR_CONFIRM_AFTER", value_name = "DURATION", default_value = "10m")]
+    confirm_after: String,
+    /// Deletions in a minute, at most: 1 to 600
+    #[arg(long, env = "JASM_JANITOR_MAX_PER_MINUTE", value_name = "N", default_value = "10")]
+    max_per_minute: String,
+    /// Delete also where more than a fifth of all replicas became orphans at once
+    #[arg(long, env = "JASM_JANITOR_ALLOW_WAVES")]
+    allow_waves: bool,
+    /// Show what would go, and why; delete nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// How a janitor works.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JanitorConfig {
+    /// Between rounds.
+    pub every: Duration,
+    /// Between two looks that show the same.
+    pub confirm_after: Duration,
+    /// Deletions in a minute.
+    pub max_per_minute: u32,
+    /// Whether many at once are no reason to stop.
+    pub allow_waves: bool,
+    /// Only show.
+    pub dry_run: bool,
+    /// Between two questions to stores.
+    pub pause: Duration,
+}
+
+impl JanitorConfig {
+    /// The pause that keeps the rate.
+    pub fn between_deletions(&self) -> Duration {
+        Duration::from_secs(60) / self.max_per_minute
+    }
+}
+
+/// Ten questions a second at most: the stores' quotas are everybody's.
+const BETWEEN_QUESTIONS: Duration = Duration::from_millis(100);
+
+impl TryFrom<JanitorFlags> for JanitorConfig {
+    type Error = ConfigError;
+
+    fn try_from(flags: JanitorFlags) -> Result<Self, ConfigError> {
+        let pause = |flag, variable, text: &str| {
+            let allowed = "a duration from 1s to 24h is allowed, as in 10m";
+            let fail = || ConfigError { flag, variable, problem: format!("is {text:?}"), allowed };
+            let parsed: jiff::SignedDuration = value(flag, variable, text, allowed)?;
+            let parsed = Duration::try_from(parsed).ok();
+            parsed.filter(|it| (Duration::from_secs(1)..=MAX_FRESHNESS).contains(it)).ok_or_else(fail)
+        };
+        let (flag, variable, allowed) = ("--max-per-minute", "JASM_JANITOR_MAX_PER_MINUTE", "1 to 600 are allowed");
+        let max_per_minute: u32 = value(flag, variable, &flags.max_per_minute, allowed)?;
+        if !(1..=600).contains(&max_per_minute) {
+            return Err(ConfigError { flag, variable, problem: format!("is {max_per_minute}"), allowed });
+        }
+        Ok(Self {
+            every: pause("--every", "JASM_JANITOR_EVERY", &flags.every)?,
+            confirm_after: pause("--confirm-after", "JASM_JANITOR_CONFIRM_AFTER", &flags.confirm_after)?,
+            max_per_minute,
+            allow_waves: flags.allow_waves,
+            dry_run: flags.dry_run,
+            pause: BETWEEN_QUESTIONS,
+        })
+    }
 }
 
 /// What is to be checked; where nothing is named, the configuration.
@@ -161,6 +236,8 @@ impl FromStr for Mode {
 pub struct Config {
     /// Only check this.
     pub check: Option<Check>,
+    /// Be a janitor, and no agent.
+    pub janitor: Option<JanitorConfig>,
     /// The node whose pods are served; for a check it may be empty.
     pub node_name: String,
     /// A file or a folder of files.
@@ -205,13 +282,18 @@ impl TryFrom<Flags> for Config {
     type Error = ConfigError;
 
     fn try_from(flags: Flags) -> Result<Self, ConfigError> {
-        let check = flags.command.map(|Command::Check(check)| check);
+        let (check, janitor) = match flags.command {
+            Some(Command::Check(check)) => (Some(check), None),
+            Some(Command::Janitor(janitor)) => (None, Some(JanitorConfig::try_from(janitor)?)),
+            None => (None, None),
+        };
         Ok(Self {
-            node_name: match (&check, flags.node_name) {
-                (Some(_), None) => String::new(),
+            node_name: match (check.is_some() || janitor.is_some(), flags.node_name) {
+                (true, None) => String::new(),
                 (_, name) => node_name(name)?,
             },
             check,
+            janitor,
             named_files: flags.policy_file.iter().chain(&flags.providers_file).cloned().collect(),
             policy_file: flags.policy_file.unwrap_or_else(|| POLICY_FILE.into()),
             providers_file: flags.providers_file.unwrap_or_else(|| PROVIDERS_FILE.into()),
@@ -297,6 +379,7 @@ mod tests {
     fn the_defaults_are_the_documented_ones() {
         let want = Config {
             check: None,
+            janitor: None,
             node_name: "node-1".into(),
             policy_file: "/etc/jasm/policy.yaml".into(),
             providers_file: "/etc/jasm/providers.yaml".into(),

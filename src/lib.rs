@@ -27,6 +27,7 @@
 //! | [`secret_value`] | a value that is zeroized and never printed | no |
 //! | [`mapping`] | value to Secret data | no |
 //! | [`masters`] | central mode: one master for each source, and what its copies follow | watch |
+//! | [`janitor`] | takes orphaned replicas away: a program of its own, and the one that deletes | deletes, leases |
 //! | [`target`] | the write protocol | writes Secrets and ConfigMaps, reads masters |
 //! | [`report`] | an outcome as log line, metric and Event | writes Events |
 //! | [`error`] | why a sync failed, under which reason, when to try again | no |
@@ -37,7 +38,7 @@
 //!
 //! 1. Policy runs per request, before anything is shared. A fetch's key is identity, instance, path and version: a value
 //!    is never shared across identities.
-//! 2. Only [`target`] and [`report`] write to the API server; only [`provider`] talks to stores; [`request`], [`policy`]
+//! 2. Only [`target`] and [`report`] write to the API server (and [`janitor`], which no agent runs); only [`provider`] talks to stores; [`request`], [`policy`]
 //!    and [`mapping`] touch neither IO, clock nor log.
 //! 3. No error, span, Event or label can hold a payload. Text that a store or an SDK wrote lives only in an error's
 //!    `source`: it may reach a log line, never an Event or a label. The one exception is the name by which the store knows
@@ -62,6 +63,7 @@ mod delays;
 pub mod error;
 #[cfg(test)]
 mod fake_api;
+pub mod janitor;
 pub mod journald;
 pub mod kubernetes;
 pub mod limits;

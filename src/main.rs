@@ -12,6 +12,7 @@ use jasm::{
     check::{self, Checked, Verdict},
     config::{Config, Flags},
     error::chain,
+    janitor,
     journald::Journal,
     metrics::Metrics,
     process, telemetry,
@@ -51,6 +52,15 @@ fn main() -> ExitCode {
                 Err(error) => end(&error),
             };
         }
+        if let Some(of) = config.janitor.as_ref().filter(|janitor| janitor.dry_run) {
+            return match janitor::dry_run(&config, of).await {
+                Ok(findings) => {
+                    let _ = writeln!(stdout(), "{}", janitor::table(&findings));
+                    ExitCode::SUCCESS
+                }
+                Err(error) => end(&*error),
+            };
+        }
         let metrics = Arc::new(Metrics::default());
         let journal = match config.journald.then(|| Journal::start(&config.node_name, &metrics)).transpose() {
             Ok(journal) => journal,
@@ -60,7 +70,11 @@ fn main() -> ExitCode {
         for error in unprotected {
             tracing::warn!(error = chain(&error), "less protected than it could be");
         }
-        match agent::run(config, metrics).await {
+        let ran = match &config.janitor {
+            Some(of) => janitor::run(&config, of, metrics).await,
+            None => agent::run(config, metrics).await,
+        };
+        match ran {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => end(&error),
         }

@@ -47,6 +47,11 @@ struct ReplicaLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DeletedLabel {
+    why: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct BuildLabel {
     version: &'static str,
 }
@@ -62,6 +67,10 @@ pub struct Metrics {
     provider_trouble: Family<InstanceLabel, Gauge>,
     masters: Gauge,
     replicas: Family<ReplicaLabels, Gauge>,
+    janitor_leads: Gauge,
+    janitor_orphans: Gauge,
+    janitor_stopped: Gauge,
+    janitor_deleted: Family<DeletedLabel, Counter>,
     policy_info: Family<PolicyLabel, Gauge>,
     policy_reload_ok: Gauge,
     admission_enforced: Gauge,
@@ -82,6 +91,10 @@ impl Default for Metrics {
             provider_trouble: Family::default(),
             masters: Gauge::default(),
             replicas: Family::default(),
+            janitor_leads: Gauge::default(),
+            janitor_orphans: Gauge::default(),
+            janitor_stopped: Gauge::default(),
+            janitor_deleted: Family::default(),
             policy_info: Family::default(),
             policy_reload_ok: Gauge::default(),
             admission_enforced: Gauge::default(),
@@ -123,6 +136,14 @@ impl Metrics {
             "Requests of pods on this node that are served, by namespace and master, in central mode",
             self.replicas.clone(),
         );
+        r.register("jasm_janitor_leads", "1 while this janitor is the one that works", self.janitor_leads.clone());
+        r.register("jasm_janitor_orphans", "Replicas that are to go, by the last round", self.janitor_orphans.clone());
+        r.register(
+            "jasm_janitor_stopped",
+            "1 while so many replicas became orphans that none is deleted",
+            self.janitor_stopped.clone(),
+        );
+        r.register("jasm_janitor_deleted", "What the janitor deleted, by reason", self.janitor_deleted.clone());
         r.register("jasm_policy_info", "The policy in force: digest of its files", self.policy_info.clone());
         r.register(
             "jasm_policy_last_reload_successful",
@@ -180,6 +201,22 @@ impl Metrics {
         for ((namespace, master), count) in counts {
             self.replicas.get_or_create(&ReplicaLabels { namespace, master }).set(count);
         }
+    }
+
+    /// Whether this janitor has the lease.
+    pub fn janitor_leads(&self, leads: bool) {
+        self.janitor_leads.set(i64::from(leads));
+    }
+
+    /// What a round of the janitor found, and whether it is too much to delete any of it.
+    pub fn janitor(&self, orphans: usize, stopped: bool) {
+        self.janitor_orphans.set(i64::try_from(orphans).unwrap_or(i64::MAX));
+        self.janitor_stopped.set(i64::from(stopped));
+    }
+
+    /// Something was deleted: one of the janitor's reasons, or `master`.
+    pub fn janitor_deleted(&self, why: &str) {
+        self.janitor_deleted.get_or_create(&DeletedLabel { why: why.to_owned() }).inc();
     }
 
     /// The policy in force.

@@ -257,6 +257,18 @@ impl RemoteRef {
         self.id_with(&version.unwrap_or_default())
     }
 
+    /// Reads such a name back; `None` where it is none of this catalogue, or not in the form that is written.
+    pub fn of_source_id(id: &str, catalogue: &Catalogue) -> Option<Self> {
+        let (provider, rest) = id.strip_prefix("v1:")?.split_once(':')?;
+        let (path, version) = match rest.split_once('?') {
+            Some((path, fields)) => (path, Some(unescaped(fields.strip_prefix("version=")?)?)),
+            None => (rest, None),
+        };
+        let (provider, kind) = catalogue.get(provider)?;
+        let remote = Self { provider: provider.clone(), path: kind.check_path(path).ok()?, version };
+        Some(remote).filter(|remote| remote.source_id() == id)
+    }
+
     fn id_with(&self, fields: &str) -> String {
         let source = format!("v1:{}:{}", self.provider, self.path);
         if fields.is_empty() {
@@ -281,6 +293,17 @@ fn escaped(text: &str) -> String {
         }
     }
     escaped
+}
+
+/// What was escaped; `None` where it was not.
+fn unescaped(text: &str) -> Option<String> {
+    let mut parts = text.split('%');
+    let mut bytes = parts.next()?.as_bytes().to_vec();
+    for part in parts {
+        bytes.push(u8::from_str_radix(part.get(..2)?, 16).ok()?);
+        bytes.extend_from_slice(part.get(2..)?.as_bytes());
+    }
+    String::from_utf8(bytes).ok()
 }
 
 /// Why a request cannot be served as it is written.
@@ -700,6 +723,31 @@ mod tests {
             let (request, want) = line.split_once(" => ").expect("request => id");
             let parsed = parse(request, &catalogue).expect("an annotation").remove(0);
             assert_eq!(parsed.expect("a request").source_id(), want, "line: {line}");
+        }
+    }
+
+    #[test]
+    fn the_id_of_a_source_is_read_back() {
+        for version in [None, Some("AWSPREVIOUS"), Some("a b%c:&")] {
+            let remote = RemoteRef {
+                provider: ProviderName::for_test("aws-secretsmanager"),
+                path: "/prod/db".into(),
+                version: version.map(str::to_owned),
+            };
+            assert_eq!(RemoteRef::of_source_id(&remote.source_id(), &catalogue()), Some(remote));
+        }
+        for broken in [
+            "",
+            "v2:aws-secretsmanager:/a",
+            "v1:other:/a",
+            "v1:aws-secretsmanager",
+            "v1:aws-secretsmanager:a//b",
+            "v1:aws-secretsmanager:a?keys=b",
+            "v1:aws-secretsmanager:a?version=%2",
+            "v1:aws-secretsmanager:a?version=%41",
+            "v1:aws-secretsmanager:a?sha256=00",
+        ] {
+            assert_eq!(RemoteRef::of_source_id(broken, &catalogue()), None, "{broken}");
         }
     }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Central mode on real input, from one command (make demo MODE=central): three namespaces and two nodes' agents on a real API
 server ask for one secret of Secrets Manager and two parameters. Each source is fetched once and has one master; replicas stand
-where pods asked; a change at the source arrives everywhere with one new pod.
+where pods asked; a change at the source arrives everywhere with one new pod; replicas whose source is gone are taken away.
 
 Usage: demo_central.py AGENT      (the agent's program; KEEP=1 keeps everything running until Ctrl-C)
 """
@@ -134,6 +134,37 @@ def update(api, env):
         say(f"    {team}/database has the new value, {(time.monotonic() - started) * 1000:.0f} ms after that pod's creation")
 
 
+def clean_up(program, folder, api, env):
+    """A janitor takes away what has no source any more."""
+    say(f"\nDeleting {PARAMETERS[1][0]} at the store, and starting a janitor (here it waits 3 s, not 10 minutes, between two looks) ...")
+    ask_aws(env, "ssm", "AmazonSSM.DeleteParameter", {"Name": PARAMETERS[1][0]})
+    token = api.create(f"/api/v1/namespaces/{SYSTEM}/serviceaccounts/jasm-janitor/token", "TokenRequest",
+                       "authentication.k8s.io/v1", {}, spec={"expirationSeconds": 3600})["status"]["token"]
+    kubeconfig, log = folder / "janitor-kubeconfig", folder / "janitor.log"
+    text = (folder / NODES[0] / "agent-kubeconfig").read_text()
+    config = json.loads(text)
+    config["users"][0]["user"] = {"token": token}
+    kubeconfig.write_text(json.dumps(config))
+    janitor = subprocess.Popen([program, "janitor", "--every", "1s", "--confirm-after", "3s", "--max-per-minute", "600"], stderr=log.open("w"), env={
+        "KUBECONFIG": str(kubeconfig), "JASM_LISTEN": "127.0.0.1:" + free_port(),
+        "JASM_PROVIDERS_FILE": str(folder / NODES[0] / "providers.yaml"), "AWS_ENDPOINT_URL": env["MOTO_URL"],
+        "AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "demo", "AWS_SECRET_ACCESS_KEY": "demo"})
+    try:
+        for team in TEAMS:
+            wait_for(f"the end of the orphan in {team}", lambda team=team: api.ask("GET", f"/api/v1/namespaces/{team}/secrets/api") is None)
+            say(f"    {team}/api is gone")
+        wait_for("the end of its master", lambda: len(objects_of(api, MASTERS, "jasm.codnod.io/source-kind")) == 2)
+        say("    its master is gone")
+        if not all(password(api, team) for team in TEAMS):
+            raise Failed("a replica is gone whose source is there")
+        say("    all others are there")
+    except Failed as failure:
+        raise Failed(f"{failure}; the janitor's log:\n{log.read_text()}") from failure
+    finally:
+        janitor.terminate()
+        janitor.wait()
+
+
 def keep(env, folder, agents):
     say(f"""
 Everything keeps running until Ctrl-C. In another terminal:
@@ -169,6 +200,7 @@ def run(program, folder):
             wait_for("the replicas", lambda team=team: len(objects_of(api, team, "jasm.codnod.io/replicated-from")) == 3)
         show(api, agents, len(TEAMS))
         update(api, env)
+        clean_up(program, folder, api, env)
         if os.environ.get("KEEP") == "1":
             keep(env, folder, agents)
         say("\nThat was all; run `KEEP=1 make demo MODE=central` to keep it running and look around with kubectl.")

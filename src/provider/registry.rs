@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     changes::Changes, clock::SeenClock, config::Mode, error::chain, limits::ByteBudget, metrics::Metrics,
-    pod::PodNamespace, policy::AdmittedRequest, secret_value::SecretPayload,
+    pod::PodNamespace, policy::AdmittedRequest, request::RemoteRef, secret_value::SecretPayload,
 };
 
 const WARM_UP: Duration = Duration::from_secs(2);
@@ -190,6 +190,22 @@ impl Registry {
         let key = FetchKey { identity, remote };
         let for_all = || instance.throttle.stands().or_else(|| instance.circuit.stands(&key));
         self.setbacks.stands(&key, reference).or_else(for_all)
+    }
+
+    /// Whether a store has a source: fetched, and let go of at once. For nobody's use, and so without any policy.
+    ///
+    /// # Errors
+    /// The store's failure, classified; [`ProviderError::NotFound`] is its own word alone.
+    pub async fn look(&self, remote: &RemoteRef) -> Result<(), ProviderError> {
+        let Some(instance) = self.instances.get(&remote.provider) else {
+            let (provider, path) = (remote.provider.clone(), remote.path.clone());
+            let problem = "the instance is not configured";
+            return Err(ProviderError::Invalid { provider, path, problem, source: None });
+        };
+        let fetched = tokio::time::timeout(TIMEOUT, instance.adapter.fetch(remote, &Identity::Agent));
+        let outcome = fetched.await.unwrap_or_else(|_| Err(no_answer(&remote.provider)));
+        self.metrics.provider_request(&remote.provider, outcome.as_ref().map_or_else(|error| error.result(), |_| "ok"));
+        outcome.map(|_| ())
     }
 
     /// Fetches what was admitted, together with everybody who asks for the same.

@@ -33,6 +33,7 @@ pub use admission::Admission;
 pub use error::TargetError;
 pub use held::{Asked, CopyOf, Known};
 pub use masters::{Draft, Master, MasterStore, Place};
+pub(crate) use records::RECORD;
 pub use records::Record;
 pub use reply::Stored;
 

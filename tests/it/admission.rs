@@ -396,6 +396,7 @@ async fn every_overlay_and_component_is_admitted_without_a_warning() {
         ("tests/layers/pods-only", false),
         ("tests/layers/per-namespace", false),
         ("tests/layers/labelled-namespaces", false),
+        ("tests/layers/central", false),
         ("tests/layers/elsewhere", false),
         ("daemonset/overlays/journald", true),
         ("tests/layers/admitted", true),

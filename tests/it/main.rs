@@ -20,6 +20,7 @@ mod harness_azure;
 mod harness_proxy;
 mod harness_stores;
 mod instances;
+mod janitor;
 mod key_vault;
 mod main_job;
 mod marker;

@@ -1,0 +1,160 @@
+//! Takes one replica or master away: looked at first, then deleted in exactly the state that a node wrote.
+//!
+//! RBAC: `delete` on secrets and configmaps, which an admission policy confines to replicas (and, among masters, to masters).
+
+use http::{Method, Request};
+use kube::{Client, client::Body};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::plan::{Listed, Orphan, is_of};
+use crate::{error::BoxError, request::ObjectKind, target::Stored};
+
+/// How the policy that lets a janitor delete begins its answer to a dry run.
+const FOUND: &str = "jasm:replica ";
+const NOT_OURS: &str = "jasm:not-a-replica";
+const POLICY: &str = "ValidatingAdmissionPolicy 'jasm-janitor'";
+
+/// What became of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Removed {
+    /// It is deleted.
+    Deleted,
+    /// It is not there any more, or no replica any more.
+    Gone,
+    /// It is there, and nothing shows that it is the orphan: why.
+    Kept(String),
+}
+
+/// Deletes objects, by name and state.
+#[derive(Clone)]
+pub(super) struct Remover(Client);
+
+impl Remover {
+    pub(super) fn new(client: Client) -> Self {
+        Self(client)
+    }
+
+    /// Deletes a replica, if it is still made from that source, and in a state in which a node knew it.
+    pub(super) async fn replica(&self, orphan: &Orphan) -> Result<Removed, BoxError> {
+        let Orphan { kind, namespace, name, states, source, why: _ } = orphan;
+        let found = match self.look(*kind, namespace, name.as_str()).await? {
+            Look::Found(found) => found,
+            Look::Gone => return Ok(Removed::Gone),
+            Look::Refused(said) => return Ok(Removed::Kept(said)),
+        };
+        if !is_of(&found.source, source) {
+            return Ok(Removed::Gone);
+        }
+        if !states.contains(&found.stored) {
+            return Ok(Removed::Kept("it was changed since a node wrote it".to_owned()));
+        }
+        self.delete(*kind, namespace, name.as_str(), &found.stored).await
+    }
+
+    /// Deletes a master in the state in which it was listed.
+    pub(super) async fn master(&self, namespace: &str, master: &Listed) -> Result<Removed, BoxError> {
+        self.delete(master.kind, namespace, master.name.as_str(), &master.stored).await
+    }
+
+    /// A dry run that the policy always refuses, with what the object says of itself.
+    async fn look(&self, kind: ObjectKind, namespace: &str, name: &str) -> Result<Look, BoxError> {
+        let (code, status) = self.send(kind, namespace, name, &json!({"dryRun": ["All"]})).await?;
+        let message = status.message.as_str();
+        Ok(match (code, message.split_once("denied request: ")) {
+            (404, _) => Look::Gone,
+            (403, Some((by, said))) if by.contains(POLICY) => match said.strip_prefix(FOUND).and_then(Found::parse) {
+                Some(found) => Look::Found(found),
+                None if said.starts_with(NOT_OURS) => Look::Gone,
+                None => Look::Refused(format!("the policy says {said}")),
+            },
+            (200..300, _) => Look::Refused("the admission policy jasm-janitor is not in force".to_owned()),
+            (code, _) => Look::Refused(format!("the API server answered {code}")),
+        })
+    }
+
+    async fn delete(&self, kind: ObjectKind, namespace: &str, name: &str, state: &Stored) -> Result<Removed, BoxError> {
+        let preconditions = json!({"uid": state.uid, "resourceVersion": state.resource_version});
+        let (code, _) = self.send(kind, namespace, name, &json!({"preconditions": preconditions})).await?;
+        Ok(match code {
+            200..300 => Removed::Deleted,
+            404 => Removed::Gone,
+            409 => Removed::Kept("it was changed in the last moment".to_owned()),
+            code => Removed::Kept(format!("the API server answered {code}")),
+        })
+    }
+
+    async fn send(
+        &self,
+        kind: ObjectKind,
+        namespace: &str,
+        name: &str,
+        options: &Value,
+    ) -> Result<(u16, Status), BoxError> {
+        let mut body = options.clone();
+        body["apiVersion"] = json!("v1");
+        body["kind"] = json!("DeleteOptions");
+        let request = Request::builder()
+            .method(Method::DELETE)
+            .uri(format!("/api/v1/namespaces/{namespace}/{}/{name}", kind.plural()))
+            .header("Content-Type", "application/json")
+            .header("Accept", "application/json")
+            .body(Body::from(body.to_string().into_bytes()))?;
+        let reply = self.0.send(request).await?;
+        let code = reply.status().as_u16();
+        // A success may hold the object: nobody reads it.
+        if (200..300).contains(&code) {
+            return Ok((code, Status::default()));
+        }
+        let body = http_body_util::BodyExt::collect(http_body_util::Limited::new(reply.into_body(), 64 * 1024)).await?;
+        Ok((code, serde_json::from_slice(&body.to_bytes()).unwrap_or_default()))
+    }
+}
+
+enum Look {
+    Found(Found),
+    Gone,
+    Refused(String),
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Status {
+    #[serde(default)]
+    message: String,
+}
+
+/// What a replica says of itself.
+#[derive(Debug, PartialEq, Eq)]
+struct Found {
+    stored: Stored,
+    source: String,
+}
+
+impl Found {
+    fn parse(said: &str) -> Option<Self> {
+        let field = |name: &str| {
+            said.split(' ')
+                .filter_map(|pair| pair.split_once('='))
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| value)
+        };
+        let (uid, version) = (field("uid")?.to_owned(), field("rv")?.to_owned());
+        let stored = Stored { uid, resource_version: version };
+        Some(Self { stored, source: field("source")?.to_owned() }).filter(|found| !found.source.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_policy_says_is_read_whole_or_not_at_all() {
+        let stored = Stored { uid: "u".into(), resource_version: "7".into() };
+        let want = Found { stored, source: "v1:aws:/a?keys=A=b".into() };
+        assert_eq!(Found::parse("uid=u rv=7 source=v1:aws:/a?keys=A=b"), Some(want));
+        for broken in ["", "uid=u rv=7", "uid=u source=s", "rv=7 source=s", "uid=u rv=7 source="] {
+            assert_eq!(Found::parse(broken), None, "{broken}");
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! What goes, and in which order.
+
+use kube::ResourceExt as _;
+use kube::api::DeleteParams;
+
+use super::Stage;
+
+#[tokio::test]
+async fn replicas_of_a_source_that_is_gone_go_then_its_master_and_nothing_else() {
+    let stage = Stage::set().await;
+    let (gone, stays) = (stage.replica("gone").await, stage.replica("stays").await);
+    stage.asked(&gone, "gone-too").await;
+    stage.recorded(&["gone", "gone-too", "stays"]).await;
+    stage.scene.store.delete(&gone).await;
+    let janitor = stage.janitor(&[]);
+    stage.gone("gone").await;
+    stage.gone("gone-too").await;
+    janitor.says(&["its source is gone, and so are its replicas", &gone]).await;
+    assert!(stage.master(&gone).await.is_none());
+    assert!(stage.scene.namespace.secret("stays").await.is_some() && stage.master(&stays).await.is_some());
+    let events = stage.scene.namespace.all_events().await;
+    let told = events.iter().filter(|event| event.reason.as_deref() == Some("ReplicaDeleted"));
+    let notes: Vec<String> = told.filter_map(|event| event.note.clone()).collect();
+    for name in ["gone", "gone-too"] {
+        let want = format!("Secret {name} was deleted: its source is gone at the store (v1:aws-secretsmanager:{gone})");
+        assert_eq!(notes.iter().filter(|note| **note == want).count(), 1, "one Event for {name}: {notes:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_replica_whose_master_was_taken_goes_once_no_pod_asks_for_it() {
+    let stage = Stage::set().await;
+    let path = stage.scene.store.seed("taken", r#"{"A":"1"}"#).await;
+    let pod = stage.asked(&path, "taken").await;
+    stage.replica("stays").await;
+    stage.recorded(&["taken", "stays"]).await;
+    let master = stage.master(&path).await.expect("a master");
+    let api: kube::Api<k8s_openapi::api::core::v1::Secret> =
+        kube::Api::namespaced(stage.scene.surroundings.admin().await, &stage.masters);
+    api.delete(&master.name_any(), &DeleteParams::default()).await.expect("deleted");
+    let janitor = stage.janitor(&[]);
+    // A pod asks for it, for longer than it takes.
+    tokio::time::sleep(std::time::Duration::from_secs(6)).await;
+    assert!(stage.scene.namespace.secret("taken").await.is_some(), "{}", janitor.text());
+    stage.scene.namespace.delete_pod(&pod).await;
+    stage.gone("taken").await;
+    assert!(stage.scene.namespace.secret("stays").await.is_some());
+}
+
+#[tokio::test]
+async fn a_dry_run_shows_what_would_go_and_why_and_deletes_nothing() {
+    let stage = Stage::set().await;
+    let path = stage.replica("shown").await;
+    stage.replica("stays").await;
+    stage.recorded(&["shown", "stays"]).await;
+    stage.scene.store.delete(&path).await;
+    let said = stage.janitor(&["--dry-run"]).ended().await;
+    let object = format!("Secret {}/shown", stage.scene.namespace.name());
+    let line = |start: &str| said.lines().find(|line| line.starts_with(start)).unwrap_or_default().to_owned();
+    for want in [path.as_str(), "source_gone", "replica"] {
+        assert!(line(&object).contains(want), "{said}");
+    }
+    assert!(line("Secret sm-").contains("master"), "{said}");
+    assert!(!said.contains("stays"), "{said}");
+    assert!(stage.scene.namespace.secret("shown").await.is_some() && stage.master(&path).await.is_some());
+}
+
+#[tokio::test]
+async fn a_wave_stops_it_until_it_is_allowed() {
+    let stage = Stage::set().await;
+    stage.replica("witness").await;
+    let names: Vec<String> = (0..6).map(|number| format!("wave-{number}")).collect();
+    let mut paths = Vec::new();
+    for name in &names {
+        paths.push(stage.replica(name).await);
+    }
+    stage.recorded(&names.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    for path in &paths {
+        stage.scene.store.delete(path).await;
+    }
+    let mut janitor = stage.janitor(&[]);
+    janitor.says(&["looks like a mistake", "\"orphans\":6"]).await;
+    for name in &names {
+        assert!(stage.scene.namespace.secret(name).await.is_some(), "{name}");
+    }
+    janitor.kill();
+    // The lease of the one that was killed runs out after a minute, so that this one takes another's place by name.
+    drop(janitor);
+    let _allowed = stage.janitor(&["--allow-waves", "--dry-run"]).ended().await;
+}

@@ -1,0 +1,268 @@
+//! Ways to be wrong. In each of them something looks as if a replica could go, and it must stay.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::rbac::v1::RoleBinding;
+use kube::api::{DeleteParams, PostParams};
+use kube::{Api, ResourceExt as _};
+use serde_json::json;
+
+use super::{Janitor, Stage};
+use crate::support::api_proxy::{ApiProxy, Match, Refusal, Trouble};
+use crate::support::scene::later_than;
+use crate::support::store::Fault;
+
+/// Longer than a janitor of these tests takes from a first look to a deletion.
+const LONG: Duration = Duration::from_secs(8);
+
+/// What the janitor's store says, while the source is there.
+fn answers() -> Vec<(&'static str, Fault)> {
+    vec![
+        ("denied", Fault::AccessDenied),
+        ("throttled", Fault::Throttling),
+        ("throttled-for-long", Fault::RetryAfter(Duration::from_secs(60))),
+        ("pending-deletion", Fault::PendingDeletion),
+        ("unavailable", Fault::Unavailable),
+        ("forbidden", Fault::Status(403)),
+        ("not-found-by-a-proxy", Fault::Status(404)),
+        ("down", Fault::Status(500)),
+        ("bad-gateway", Fault::Status(502)),
+        ("truncated", Fault::Truncated),
+        ("empty", Fault::Body(String::new())),
+        ("empty-object", Fault::Body("{}".to_owned())),
+        ("empty-list", Fault::Body("[]".to_owned())),
+        ("no-json", Fault::Body("<html>not found</html>".to_owned())),
+        ("oversized", Fault::Oversized),
+    ]
+}
+
+/// All at once, beside one real orphan, which shows that the janitor works.
+#[tokio::test]
+async fn what_a_store_does_not_say_deletes_nothing() {
+    let stage = Stage::set().await;
+    let mut paths = Vec::new();
+    for (name, fault) in answers() {
+        let path = stage.replica(name).await;
+        stage.store.fail(&path, fault);
+        paths.push((name, path));
+    }
+    // An instance of which every source is gone is as likely another region.
+    let alone = stage.scene.store.seed("alone", r#"{"A":"1"}"#).await;
+    let request = json!({"provider": "other", "path": alone, "secretName": "alone"}).to_string();
+    stage.scene.pod("alone").request(&request).create().await;
+    stage.scene.namespace.wait_for_secret("alone").await;
+    let (witness, orphan) = (stage.replica("witness").await, stage.replica("orphan").await);
+    let mut names: Vec<&str> = paths.iter().map(|(name, _)| *name).collect();
+    names.extend(["alone", "witness", "orphan"]);
+    stage.recorded(&names).await;
+    stage.scene.store.delete(&alone).await;
+    stage.scene.store.delete(&orphan).await;
+
+    let janitor = stage.janitor(&[]);
+    stage.gone("orphan").await;
+    tokio::time::sleep(LONG).await;
+    for (name, path) in &paths {
+        assert!(stage.scene.namespace.secret(name).await.is_some(), "{name}: {}", janitor.text());
+        assert!(stage.master(path).await.is_some(), "{name}");
+    }
+    for (name, path) in [("alone", &alone), ("witness", &witness)] {
+        assert!(stage.scene.namespace.secret(name).await.is_some() && stage.master(path).await.is_some(), "{name}");
+    }
+}
+
+/// The source is gone, and the object under that name is not the replica any more that a node wrote, or nobody recorded it.
+#[tokio::test]
+async fn what_is_no_replica_in_a_recorded_state_stays() {
+    let stage = Stage::set().await;
+    let names = ["edited", "released", "unmarked", "replaced", "moved", "finalized"];
+    let mut paths = Vec::new();
+    for name in names {
+        paths.push(stage.replica(name).await);
+    }
+    let witness = stage.replica("witness").await;
+    let other = stage.scene.store.seed("newer", r#"{"B":"2"}"#).await;
+    for number in 0..30 {
+        stage.asked(&witness, &format!("more-{number}")).await;
+    }
+    stage.recorded(&[&names[..], &["witness", "more-29"]].concat()).await;
+
+    let namespace = &stage.scene.namespace;
+    namespace.edit_secret("edited", json!({"stringData": {"A": "by hand"}})).await;
+    namespace.edit_secret("released", json!({"metadata": {"labels": {"jasm.codnod.io/managed-by": null}}})).await;
+    namespace.edit_secret("unmarked", json!({"metadata": {"labels": {"jasm.codnod.io/replicated-from": null}}})).await;
+    namespace.edit_secret("finalized", json!({"metadata": {"finalizers": ["example.com/stays"]}})).await;
+    let secrets: Api<Secret> = namespace.api();
+    secrets.delete("replaced", &DeleteParams::default()).await.expect("deleted");
+    namespace.add_secret("replaced", &[("theirs", "x")]).await;
+    // Another source took the name, which its old record does not know.
+    let before = namespace.wait_for_secret("moved").await;
+    secrets.delete("moved", &DeleteParams::default()).await.expect("deleted");
+    later_than(&before).await;
+    stage.scene.pod("moved-again").asks(&other, "moved").create().await;
+    namespace.wait_for_data("moved", [("B", "2")]).await;
+    // One that looks like a replica, and that nobody recorded.
+    let mut spoofed = json!(namespace.wait_for_secret("witness").await);
+    spoofed["metadata"] = json!({
+        "name": "spoofed", "labels": spoofed["metadata"]["labels"], "annotations": spoofed["metadata"]["annotations"],
+    });
+    spoofed["metadata"]["annotations"]["jasm.codnod.io/source"] = json!(format!("v1:aws-secretsmanager:{}", paths[0]));
+    let _: Secret = namespace.add(spoofed).await;
+    for path in &paths {
+        stage.scene.store.delete(path).await;
+    }
+
+    let janitor = stage.janitor(&[]);
+    janitor.says(&["not deleted", "it was changed since a node wrote it", "edited"]).await;
+    tokio::time::sleep(LONG).await;
+    for name in names.iter().chain(&["witness", "spoofed", "more-0", "more-29"]) {
+        assert!(namespace.secret(name).await.is_some(), "{name}: {}", janitor.text());
+    }
+    assert!(stage.master(&paths[0]).await.is_some(), "a master whose replica is kept stays");
+}
+
+#[tokio::test]
+async fn a_master_that_was_taken_takes_no_replica_that_a_pod_of_any_node_asks_for() {
+    let stage = Stage::set().await;
+    let path = stage.replica("used").await;
+    stage.replica("witness").await;
+    stage.recorded(&["used", "witness"]).await;
+    let waiting = stage.scene.store.seed("waits", r#"{"A":"1"}"#).await;
+    let pod = stage.asked(&waiting, "waits").await;
+    stage.recorded(&["waits"]).await;
+    stage.scene.namespace.delete_pod(&pod).await;
+    // A pod that is not served asks all the same.
+    let request = json!({"provider": "aws-secretsmanager", "path": waiting, "secretName": "waits", "keys": ["none"]});
+    let pod = stage.scene.pod("waits-again").request(&request.to_string()).create().await;
+    stage.scene.namespace.wait_for_event(&pod, "SecretKeyMissing").await;
+    let masters: Api<Secret> = Api::namespaced(stage.scene.surroundings.admin().await, &stage.masters);
+    for path in [&path, &waiting] {
+        let master = stage.master(path).await.expect("a master");
+        masters.delete(&master.name_any(), &DeleteParams::default()).await.expect("deleted");
+    }
+    let janitor = stage.janitor(&[]);
+    tokio::time::sleep(LONG).await;
+    for name in ["used", "waits", "witness"] {
+        assert!(stage.scene.namespace.secret(name).await.is_some(), "{name}: {}", janitor.text());
+    }
+}
+
+#[tokio::test]
+async fn without_its_records_its_rights_or_its_policy_nothing_goes() {
+    let stage = Stage::set().await;
+    let path = stage.replica("orphan").await;
+    stage.replica("witness").await;
+    stage.recorded(&["orphan", "witness"]).await;
+    stage.scene.store.delete(&path).await;
+    let admin = stage.scene.surroundings.admin().await;
+    let still_there = async |why: &str, janitor: &Janitor| {
+        tokio::time::sleep(LONG).await;
+        assert!(stage.scene.namespace.secret("orphan").await.is_some(), "{why}: {}", janitor.text());
+        assert!(stage.master(&path).await.is_some(), "{why}");
+    };
+    // By a proxy, so that other tests keep theirs.
+    let proxy = ApiProxy::start(stage.scene.surroundings);
+    let kubeconfig = stage.scene.surroundings.folder(&crate::support::unique("proxied")).join("kubeconfig");
+    let direct = std::fs::read_to_string(&stage.kubeconfig).expect("a kubeconfig");
+    std::fs::write(&kubeconfig, direct.replace(stage.scene.surroundings.api_server(), proxy.url())).expect("written");
+    let lists = format!("/namespaces/{}/", stage.masters);
+    for refusal in [Refusal::NoRight, Refusal::Unavailable, Refusal::Overloaded { retry_after: 1 }] {
+        let outage = proxy.fail(Match::new("GET", &lists), Trouble::Refused(refusal));
+        let janitor = stage.janitor_by(&kubeconfig, &[]);
+        still_there("masters that cannot be read", &janitor).await;
+        drop(janitor);
+        outage.heal();
+        free_the_lease(&stage).await;
+    }
+    // What a deletion is answered without the policy.
+    let outage = proxy.fail(Match::new("DELETE", "/secrets/"), Trouble::Refused(Refusal::NoRight));
+    let janitor = stage.janitor_by(&kubeconfig, &[]);
+    still_there("a deletion that is refused", &janitor).await;
+    drop(janitor);
+    outage.heal();
+    free_the_lease(&stage).await;
+    // Without the record nobody knows of it.
+    let maps: Api<ConfigMap> = Api::namespaced(admin.clone(), &stage.masters);
+    let bindings: Api<RoleBinding> = Api::namespaced(admin, &stage.masters);
+    bindings.delete("jasm-agent-masters", &DeleteParams::default()).await.expect("the agent writes no more records");
+    for record in maps.list(&Default::default()).await.expect("records") {
+        if record.name_any().starts_with("replicas-") {
+            maps.delete(&record.name_any(), &DeleteParams::default()).await.expect("deleted");
+        }
+    }
+    let janitor = stage.janitor(&[]);
+    tokio::time::sleep(LONG).await;
+    assert!(stage.scene.namespace.secret("orphan").await.is_some(), "{}", janitor.text());
+}
+
+/// As if the one before had let go of it.
+async fn free_the_lease(stage: &Stage) {
+    let leases: Api<k8s_openapi::api::coordination::v1::Lease> =
+        Api::namespaced(stage.scene.surroundings.admin().await, &stage.masters);
+    let _ = leases.delete("jasm-janitor", &DeleteParams::default()).await;
+}
+
+#[tokio::test]
+async fn of_two_janitors_one_works_and_one_that_loses_its_lease_stops() {
+    let stage = Stage::set().await;
+    let first = stage.janitor(&[]);
+    first.says(&["this janitor is the one that works"]).await;
+    let second = stage.janitor(&[]);
+    let path = stage.replica("orphan").await;
+    stage.replica("witness").await;
+    stage.recorded(&["orphan", "witness"]).await;
+    stage.scene.store.delete(&path).await;
+    stage.gone("orphan").await;
+    assert!(!second.text().contains("\"deleted\"") && !second.text().contains("is the one that works"));
+    // Somebody else takes it.
+    let leases: Api<k8s_openapi::api::coordination::v1::Lease> =
+        Api::namespaced(stage.scene.surroundings.admin().await, &stage.masters);
+    let mut lease = leases.get("jasm-janitor").await.expect("a lease");
+    lease.spec.as_mut().expect("a spec").holder_identity = Some("somebody".to_owned());
+    leases.replace("jasm-janitor", &PostParams::default(), &lease).await.expect("taken");
+    first.says(&["another janitor has the lease: this one stops"]).await;
+    let late = stage.replica("late").await;
+    stage.recorded(&["late"]).await;
+    stage.scene.store.delete(&late).await;
+    tokio::time::sleep(LONG).await;
+    assert!(stage.scene.namespace.secret("late").await.is_some(), "{}", first.text());
+}
+
+/// Wherever it dies, the next one finds nothing half done: the right ones go, and no other.
+#[tokio::test]
+async fn one_that_is_killed_after_any_request_leaves_its_successor_nothing_to_repair() {
+    let stage = Stage::set().await;
+    stage.replica("witness").await;
+    let proxy = ApiProxy::start(stage.scene.surroundings);
+    let kubeconfig = stage.scene.surroundings.folder(&crate::support::unique("proxied")).join("kubeconfig");
+    let direct = std::fs::read_to_string(&stage.kubeconfig).expect("a kubeconfig");
+    std::fs::write(&kubeconfig, direct.replace(stage.scene.surroundings.api_server(), proxy.url())).expect("written");
+    for (round, after) in [0, 1, 2].into_iter().enumerate() {
+        let name = format!("orphan-{round}");
+        let path = stage.replica(&name).await;
+        stage.recorded(&[name.as_str(), "witness"]).await;
+        stage.scene.store.delete(&path).await;
+        // The look, the deletion of the replica, and that of the master.
+        let held = proxy.fail(Match::new("DELETE", "/").after(after).times(1), Trouble::HeldReply);
+        let mut janitor = stage.janitor_by(&kubeconfig, &[]);
+        crate::support::wait::eventually("the request after which it dies", async || match held.count() {
+            0 => Err(janitor.text()),
+            _ => Ok(()),
+        })
+        .await;
+        janitor.kill();
+        drop(janitor);
+        held.heal();
+        free_the_lease(&stage).await;
+        let next = stage.janitor(&[]);
+        stage.gone(&name).await;
+        crate::support::wait::eventually("the end of its master", async || match stage.master(&path).await {
+            None => Ok(()),
+            Some(_) => Err(next.text()),
+        })
+        .await;
+        assert!(stage.scene.namespace.secret("witness").await.is_some());
+        drop(next);
+        free_the_lease(&stage).await;
+    }
+}
