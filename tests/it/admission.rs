@@ -388,6 +388,9 @@ async fn every_overlay_and_component_is_admitted_without_a_warning() {
     let elsewhere = surroundings.folder(&unique("elsewhere")).join("namespace.yaml");
     std::fs::write(&elsewhere, restricted.replace("jasm-system", "elsewhere")).expect("a namespace");
     surroundings.kubectl(&["apply", "--filename", &elsewhere.display().to_string()]).expect("a namespace");
+    surroundings
+        .kubectl(&["apply", "--filename", "daemonset/components/central/masters/namespace.yaml"])
+        .expect("masters'");
     // The component journald gives the level up, and says so: its folder is the node's.
     let cases = [
         ("daemonset", false),
@@ -397,6 +400,8 @@ async fn every_overlay_and_component_is_admitted_without_a_warning() {
         ("tests/layers/per-namespace", false),
         ("tests/layers/labelled-namespaces", false),
         ("tests/layers/central", false),
+        ("tests/layers/central-bound", false),
+        ("tests/layers/central-janitor", false),
         ("tests/layers/elsewhere", false),
         ("daemonset/overlays/journald", true),
         ("tests/layers/admitted", true),

@@ -7,6 +7,7 @@ mod bench;
 mod canary;
 mod cases;
 mod central;
+mod central_policies;
 mod check;
 mod conformance;
 mod corpus;

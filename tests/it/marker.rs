@@ -1,19 +1,18 @@
 //! Who sets and changes the marker and the agent's annotations: the agent, and whoever may `release`. Nobody else's write is
 //! refused for anything else, and no write that leaves them as they are.
 
-mod names;
-
 use http::{Method, Request};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret};
+use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, RoleBinding};
-use kube::api::{DeleteParams, PostParams};
+use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::client::Body;
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 
 use crate::support::cluster::TestNamespace;
 use crate::support::control_plane::ControlPlane;
-use crate::support::node::{AGENT_ACCOUNT, AgentNode, agents_secret};
+use crate::support::node::{AGENT_ACCOUNT, AGENT_NAMESPACE, AgentNode, agents_secret};
 use crate::support::surroundings::Surroundings;
 use crate::support::wait::{eventually, try_within};
 use crate::support::{object, unique};
@@ -21,6 +20,23 @@ use crate::support::{object, unique};
 const REFUSED: &str =
     "ValidatingAdmissionPolicy 'jasm-agent-marker' with binding 'jasm-agent-marker' denied request: jasm:marker";
 const MARKER: &str = "jasm.codnod.io/managed-by";
+/// All that the agent writes as annotations, and what it asks by, below `jasm.codnod.io/`.
+pub(crate) const ANNOTATIONS: [&str; 12] = [
+    "source",
+    "source-path",
+    "source-version",
+    "synced-at",
+    "synced-through",
+    "spec-since",
+    "workload",
+    "node",
+    "probe",
+    "last-replicated",
+    "source-namespace",
+    "whole",
+];
+/// The marker, and what tells replicas, masters and records apart, below `jasm.codnod.io/`.
+pub(crate) const LABELS: [&str; 5] = ["managed-by", "replicated-from", "source", "source-kind", "record"];
 /// The garbage collector works in rounds, and looks for new kinds every 30 s.
 const COLLECTED: std::time::Duration = std::time::Duration::from_secs(90);
 
@@ -41,10 +57,6 @@ enum Who {
     ControllerManager,
     /// What deletes owned objects.
     GarbageCollector,
-    /// Has a role with `*` on everything, in the namespace alone.
-    Wildcard,
-    /// May look at the whole cluster, and write here.
-    Viewer,
 }
 
 impl Who {
@@ -57,8 +69,6 @@ impl Who {
             Self::CertManager => "system:serviceaccount:cert-manager:cert-manager",
             Self::ControllerManager => "system:kube-controller-manager",
             Self::GarbageCollector => "system:serviceaccount:kube-system:generic-garbage-collector",
-            Self::Wildcard => "dave",
-            Self::Viewer => "erin",
         }
     }
 }
@@ -80,11 +90,15 @@ enum Before {
 #[derive(Debug, Clone)]
 enum Act {
     Create(Value),
+    /// A dry run of it.
+    TryCreate(Value),
     /// GET, a merge of this into the object, and PUT: what most controllers do.
     Update(Value),
     /// PUT of just this.
     Replace(Value),
     Merge(Value),
+    /// A dry run of it.
+    TryMerge(Value),
     Strategic(Value),
     Json(Value),
     /// Server-side apply, by force.
@@ -103,6 +117,14 @@ fn agents(data: &str) -> Value {
 fn plain(metadata: &Value) -> Value {
     let mut secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": {"A": "MQ=="}});
     secret["metadata"]["name"] = json!("app");
+    secret
+}
+
+/// The same under a name that the API server makes up, which begins like `app`.
+fn generated(mut secret: Value) -> Value {
+    let metadata = secret["metadata"].as_object_mut().expect("metadata");
+    metadata.remove("name");
+    metadata.insert("generateName".to_owned(), json!("app"));
     secret
 }
 
@@ -128,7 +150,7 @@ type Shape = (&'static str, Who, Before, Act, bool);
 
 /// What passes, and what does not. `true`: it passes.
 fn shapes() -> Vec<Shape> {
-    use Act::{Apply, Create, Delete, DeleteAll, Json, Merge, Replace, Strategic, Update};
+    use Act::{Apply, Create, Delete, DeleteAll, Json, Merge, Replace, Strategic, TryCreate, TryMerge, Update};
     use Before::{Immutable, Nothing, Ours, Plain, Tls, Token};
     use Who::{Backup, CertManager, ControllerManager, GarbageCollector, OneReleaser, Releaser, Tenant};
     let helm =
@@ -185,6 +207,28 @@ fn shapes() -> Vec<Shape> {
             Create(with(plain(&json!({})), annotated("source", &json!("v1:x:y")))),
             false,
         ),
+        ("create by apply", Tenant, Nothing, Apply(plain(&json!({}))), true),
+        (
+            "create by apply with the marker",
+            Tenant,
+            Nothing,
+            Apply(with(plain(&json!({})), labelled(&json!("jasm")))),
+            false,
+        ),
+        (
+            "create by apply with a time",
+            Tenant,
+            Nothing,
+            Apply(with(plain(&json!({})), annotated("synced-at", &json!("2030-01-01T00:00:00Z")))),
+            false,
+        ),
+        ("create under a generated name", Tenant, Nothing, Create(generated(plain(&json!({})))), true),
+        ("create under a generated name as the agent", Tenant, Nothing, Create(generated(agents("MQ=="))), false),
+        ("try to create", Tenant, Nothing, TryCreate(plain(&json!({}))), true),
+        ("try to create as the agent", Tenant, Nothing, TryCreate(agents("MQ==")), false),
+        ("try to label", Tenant, Plain, TryMerge(labelled(&json!("jasm"))), false),
+        ("try to take the marker off", Tenant, Ours, TryMerge(labelled(&Value::Null)), false),
+        ("try to edit", Tenant, Ours, TryMerge(json!({"data": {"A": "Mg=="}})), true),
         ("label", Tenant, Plain, Merge(labelled(&json!("jasm"))), false),
         ("label strategically", Tenant, Plain, Strategic(labelled(&json!("jasm"))), false),
         ("annotate with nothing", Tenant, Plain, Merge(annotated("node", &json!(""))), false),
@@ -245,6 +289,14 @@ fn shapes() -> Vec<Shape> {
         ("adopt", Releaser, Plain, Merge(labelled(&json!("jasm"))), true),
         ("release", Releaser, Ours, Merge(labelled(&Value::Null)), true),
         ("release by replacing", Releaser, Ours, Replace(plain(&json!({}))), true),
+        ("restore under a generated name", Releaser, Nothing, Create(generated(agents("MQ=="))), true),
+        (
+            "restore just this one under a generated name",
+            OneReleaser,
+            Nothing,
+            Create(generated(agents("MQ=="))),
+            false,
+        ),
         ("restore just this one", OneReleaser, Nothing, Create(agents("MQ==")), true),
         ("release just this one", OneReleaser, Ours, Merge(labelled(&Value::Null)), true),
         (
@@ -327,11 +379,16 @@ impl Stage {
         let roles: Api<ClusterRole> = Api::all(self.admin.clone());
         let role = object(json!({"metadata": {"name": name}, "rules": rules}));
         roles.create(&PostParams::default(), &role).await.expect("a role");
+        self.bind_everywhere(who.user(), &name).await;
+    }
+
+    /// A role in all namespaces.
+    async fn bind_everywhere(&self, user: &str, role: &str) {
         let bindings: Api<ClusterRoleBinding> = Api::all(self.admin.clone());
         let binding = object(json!({
-            "metadata": {"name": name},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
-            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": who.user()}],
+            "metadata": {"name": unique("marker")},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}],
         }));
         bindings.create(&PostParams::default(), &binding).await.expect("a binding");
     }
@@ -359,7 +416,12 @@ impl Stage {
     /// A request of somebody for Secrets of the namespace; returns code and body.
     async fn send(&self, who: Who, method: Method, name: &str, kind: &str, body: &str) -> (u16, String) {
         let query = if kind.contains("apply-patch") { "?fieldManager=test&force=true" } else { "" };
-        let uri = format!("/api/v1/namespaces/{}/secrets{name}{query}", self.namespace.name());
+        self.send_with(who, method, &format!("{name}{query}"), kind, body).await
+    }
+
+    /// The same with a query of choice.
+    async fn send_with(&self, who: Who, method: Method, at: &str, kind: &str, body: &str) -> (u16, String) {
+        let uri = format!("/api/v1/namespaces/{}/secrets{at}", self.namespace.name());
         let request = Request::builder().method(method).uri(uri).header("Impersonate-User", who.user());
         let request = request.header("Content-Type", kind).body(Body::from(body.as_bytes().to_vec()));
         let reply = self.admin.send(request.expect("a request")).await.expect("the API server answers");
@@ -390,6 +452,7 @@ impl Stage {
         const JSON: &str = "application/json";
         match act {
             Act::Create(secret) => self.send(who, Method::POST, "", JSON, &secret.to_string()).await,
+            Act::TryCreate(secret) => self.send_with(who, Method::POST, "?dryRun=All", JSON, &secret.to_string()).await,
             Act::Replace(secret) => self.send(who, Method::PUT, "/app", JSON, &secret.to_string()).await,
             Act::Update(change) => {
                 let (_, found) = self.send(who, Method::GET, "/app", JSON, "").await;
@@ -399,6 +462,10 @@ impl Stage {
             }
             Act::Merge(patch) => {
                 self.send(who, Method::PATCH, "/app", "application/merge-patch+json", &patch.to_string()).await
+            }
+            Act::TryMerge(patch) => {
+                let kind = "application/merge-patch+json";
+                self.send_with(who, Method::PATCH, "/app?dryRun=All", kind, &patch.to_string()).await
             }
             Act::Strategic(patch) => {
                 self.send(who, Method::PATCH, "/app", "application/strategic-merge-patch+json", &patch.to_string())
@@ -437,9 +504,43 @@ async fn each_shape_of_write_passes_or_is_refused_as_it_is_said() {
             assert!((200..300).contains(&code), "case: {case} by {who:?} ({before:?}): {code} {said}");
         } else {
             assert!(code == 403 && said.contains(REFUSED), "case: {case} by {who:?} ({before:?}): {code} {said}");
+        }
+        if !passes || matches!(act, Act::TryCreate(_) | Act::TryMerge(_)) {
             assert_eq!(stage.namespace.secret("app").await, was, "case: {case} by {who:?} ({before:?})");
         }
         stage.clear().await;
+    }
+}
+
+/// Each name for itself: a policy that forgets one would let it through.
+#[tokio::test]
+async fn each_name_that_the_agent_writes_is_neither_set_nor_changed_nor_taken_off() {
+    let stage = Stage::set(Surroundings::get().await).await;
+    let whole = |mut secret: Value| {
+        for name in ANNOTATIONS {
+            merge(&mut secret, &annotated(name, &json!("2026-01-01T00:00:00Z")));
+        }
+        for name in LABELS {
+            merge(&mut secret, &json!({"metadata": {"labels": {format!("jasm.codnod.io/{name}"): "jasm"}}}));
+        }
+        secret
+    };
+    let names = ANNOTATIONS.iter().map(|name| ("annotations", format!("jasm.codnod.io/{name}")));
+    for (kind, name) in names.chain(LABELS.iter().map(|name| ("labels", format!("jasm.codnod.io/{name}")))) {
+        for (how, before, value) in [
+            ("added", plain(&json!({})), json!("x")),
+            ("added empty", plain(&json!({})), json!("")),
+            ("changed", whole(agents("MQ==")), json!("x")),
+            ("emptied", whole(agents("MQ==")), json!("")),
+            ("taken off", whole(agents("MQ==")), Value::Null),
+        ] {
+            stage.put_before(Before::Nothing).await;
+            let was: Secret = stage.namespace.add(before).await;
+            let patch = Act::Merge(json!({"metadata": {kind: {&name: value}}}));
+            let (code, said) = stage.act(Who::Tenant, &patch).await;
+            assert!(code == 403 && said.contains(REFUSED), "{name} {how}: {code} {said}");
+            assert_eq!(stage.namespace.wait_for_secret("app").await, was, "{name} {how}");
+        }
     }
 }
 
@@ -461,22 +562,85 @@ async fn a_service_account_that_is_called_like_the_agent_is_not_the_agent() {
     let stage = Stage::set(surroundings).await;
     let namespace = &stage.namespace;
     namespace.service_account(AGENT_ACCOUNT).await;
-    stage.bind(&format!("system:serviceaccount:{}:{AGENT_ACCOUNT}", namespace.name()), "admin").await;
+    let account = format!("system:serviceaccount:{}:{AGENT_ACCOUNT}", namespace.name());
+    stage.bind(&account, "admin").await;
     let node = AgentNode::create_in(surroundings, namespace.name()).await;
     // Not its own namespace, which is protected from it.
     let neighbour = TestNamespace::create(surroundings).await;
     let beside = Stage { namespace: neighbour.clone(), admin: surroundings.admin().await };
-    beside.bind(&format!("system:serviceaccount:{}:{AGENT_ACCOUNT}", namespace.name()), "admin").await;
-    let secrets: Api<Secret> = Api::namespaced(node.client(surroundings).await, neighbour.name());
+    beside.bind(&account, "admin").await;
+    let client = node.client(surroundings).await;
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), neighbour.name());
     let secret = agents_secret(node.name(), "app");
-    eventually("a refusal by the marker policy", async || {
-        match secrets.create(&PostParams::default(), &object(secret.clone())).await {
-            Err(kube::Error::Api(status)) if status.message.contains(REFUSED) => Ok(()),
-            Err(error) => Err(error.to_string()),
-            Ok(_) => panic!("it was taken for the agent"),
-        }
+    let refused = async || match secrets.create(&PostParams::default(), &object(secret.clone())).await {
+        Err(kube::Error::Api(status)) if status.message.contains(REFUSED) => Ok(()),
+        Err(error) => Err(error.to_string()),
+        Ok(_) => panic!("it was taken for the agent"),
+    };
+    eventually("a refusal by the marker policy", refused).await;
+
+    // What is bound to all service accounts of many clusters.
+    stage.bind_everywhere(&account, "view").await;
+    let pods: Api<Pod> = Api::all(client.clone());
+    eventually("the right to list all pods", async || {
+        pods.list(&ListParams::default().limit(1)).await.map(drop).map_err(|error| error.to_string())
     })
     .await;
+    assert_eq!(refused().await, Ok(()), "who sees all pods is no agent");
+
+    // The agent's own role, in that namespace alone.
+    beside.bind(&account, "jasm-agent").await;
+    let events: Api<Event> = Api::namespaced(client, neighbour.name());
+    let event = json!({
+        "metadata": {"generateName": "like-an-agent-"}, "eventTime": "2026-01-01T00:00:00.000000Z", "type": "Normal",
+        "reason": "Bound", "action": "Bound", "reportingController": "jasm.codnod.io/agent", "reportingInstance": "x",
+        "regarding": {"apiVersion": "v1", "kind": "Pod", "namespace": neighbour.name(), "name": "x"},
+    });
+    eventually("the rights of the agent's role", async || {
+        let sent = events.create(&PostParams::default(), &object(event.clone())).await;
+        sent.map(drop).map_err(|error| error.to_string())
+    })
+    .await;
+    assert_eq!(refused().await, Ok(()), "who may mark in one namespace is no agent");
+}
+
+/// The built-in roles `edit` and `admin` may impersonate the service accounts of their namespace.
+#[tokio::test]
+async fn a_tenant_who_impersonates_a_service_account_marks_nothing() {
+    let surroundings = Surroundings::get().await;
+    let stage = Stage::set(surroundings).await;
+    let name = stage.namespace.name();
+    for account in ["tenant", "worker", AGENT_ACCOUNT] {
+        stage.namespace.service_account(account).await;
+        stage.bind(&format!("system:serviceaccount:{name}:{account}"), "admin").await;
+    }
+    let token = surroundings.kubectl(&["create", "token", "tenant", "--namespace", name]).expect("a token");
+    let folder = surroundings.folder(&unique("tenant"));
+    std::fs::write(folder.join("plain.yaml"), plain(&json!({})).to_string()).expect("a manifest");
+    std::fs::write(folder.join("marked.yaml"), agents("MQ==").to_string()).expect("a manifest");
+    let folder = folder.display();
+    // The administrator's certificate, which would count first, stays out of this.
+    let as_account = |account: &str, file: &str| {
+        surroundings.bash(&format!(
+            "kubectl config view --raw --minify > {folder}/config; export KUBECONFIG={folder}/config\n\
+             kubectl config set-credentials tenant --token={} > /dev/null\n\
+             kubectl config set-context --current --user=tenant > /dev/null\n\
+             kubectl create -n {name} --as=system:serviceaccount:{account} --validate=false --dry-run=server \
+             -f {folder}/{file}",
+            token.trim()
+        ))
+    };
+    let worker = format!("{name}:worker");
+    eventually("the tenant's rights", async || as_account(&worker, "plain.yaml").map(drop)).await;
+    for (account, by) in [
+        (worker, "jasm-agent-marker"),
+        // More than one of our policies does.
+        (format!("{name}:{AGENT_ACCOUNT}"), "ValidatingAdmissionPolicy 'jasm-agent-"),
+        (format!("{AGENT_NAMESPACE}:{AGENT_ACCOUNT}"), "cannot impersonate"),
+    ] {
+        let error = as_account(&account, "marked.yaml").expect_err("the agent's mark");
+        assert!(error.contains(by), "{account}: {error}");
+    }
 }
 
 /// `kubectl get secrets -o json | kubectl replace -f -`, as after a change of the encryption at rest.

@@ -81,7 +81,7 @@ async fn each_state_that_is_refused(scene: &Scene, path: &str) {
         scene.namespace.wait_for_event(&pod, "SecretConflict").await;
     }
     // One of our own: this is where the agent writes nothing.
-    let closed = TestNamespace::existing(scene.surroundings, "kube-public").await;
+    let closed = TestNamespace::shared(scene.surroundings, "kube-public").await;
     let name = unique("closed");
     let pod = closed.pod(&name).on(scene.builder.node()).asks(path, &name).create().await;
     closed.wait_for_event(&pod, "SecretWriteFailed").await;

@@ -3,7 +3,6 @@
 mod flow;
 mod modes;
 mod parameters;
-mod policies;
 mod races;
 mod records;
 mod trouble;

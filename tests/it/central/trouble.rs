@@ -154,7 +154,7 @@ async fn a_source_that_is_gone_leaves_master_and_replicas_as_they_are() {
 async fn a_pod_among_the_masters_is_not_served() {
     let scene = Scene::central(|builder| builder).await;
     let path = scene.store.seed("among", r#"{"A":"1"}"#).await;
-    let among = TestNamespace::existing(scene.surroundings, MASTERS).await;
+    let among = TestNamespace::shared(scene.surroundings, MASTERS).await;
     let name = crate::support::unique("among");
     let request = json!({"provider": "aws-secretsmanager", "path": path, "secretName": name}).to_string();
     let pod = among.pod(&name).on(scene.builder.node()).request(&request).restricted().create().await;

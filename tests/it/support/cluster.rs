@@ -53,7 +53,7 @@ impl TestNamespace {
     }
 
     /// One that is there.
-    pub(crate) async fn existing(control_plane: &ControlPlane, name: &str) -> Self {
+    pub(crate) async fn shared(control_plane: &ControlPlane, name: &str) -> Self {
         let namespace = Self { name: name.to_owned(), admin: control_plane.admin().await };
         namespace.service_account("default").await;
         namespace

@@ -189,24 +189,12 @@ fn parse_env(text: &str) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// The same as another user, on whose behalf an administrator asks.
-pub(crate) async fn client_as(kubeconfig: &Path, user: &str) -> Result<kube::Client, Box<dyn std::error::Error>> {
-    let mut file = Kubeconfig::read_from(kubeconfig)?;
-    for auth in file.auth_infos.iter_mut().filter_map(|named| named.auth_info.as_mut()) {
-        auth.impersonate = Some(user.to_owned());
-    }
-    client_of(file).await
-}
-
 /// A client that never repeats a request by itself (a test sees each answer) and loses no time on fresh connections
 /// (kube's own connector leaves TCP_NODELAY off, which costs 40 ms on each).
 pub(crate) async fn client(kubeconfig: &Path) -> Result<kube::Client, Box<dyn std::error::Error>> {
-    client_of(Kubeconfig::read_from(kubeconfig)?).await
-}
-
-async fn client_of(file: Kubeconfig) -> Result<kube::Client, Box<dyn std::error::Error>> {
     // Fails when it is installed already, which is all that is wanted.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let file = Kubeconfig::read_from(kubeconfig)?;
     let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
@@ -215,7 +203,6 @@ async fn client_of(file: Kubeconfig) -> Result<kube::Client, Box<dyn std::error:
     let http = HttpClient::builder(TokioExecutor::new()).build::<_, kube::client::Body>(https);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
-        .layer(config.extra_headers_layer()?)
         .option_layer(config.auth_layer()?)
         .layer(TimeoutLayer::new(REPLY_LIMIT))
         .service(http);

@@ -71,15 +71,6 @@ impl AgentNode {
         file
     }
 
-    /// A client with a token of the agent's account that is bound to the node, and to no pod on it.
-    pub(crate) async fn client_of_the_node_alone(&self, control_plane: &ControlPlane) -> kube::Client {
-        let admin = control_plane.admin().await;
-        let node = Api::<Node>::all(admin.clone()).get(&self.name).await.expect("its node");
-        let token = token(admin, AGENT_NAMESPACE, reference("Node", &node), None).await;
-        let folder = control_plane.folder(&unique("node-token"));
-        control_plane.client(&write_kubeconfig(control_plane, AGENT_NAMESPACE, &folder, &token)).await
-    }
-
     /// A client with the agent's token: what a thief of the token could do.
     pub(crate) async fn client(&self, control_plane: &ControlPlane) -> kube::Client {
         control_plane.client(&self.kubeconfig).await
@@ -88,31 +79,23 @@ impl AgentNode {
 
 /// Asks for a token of the agent that is bound to its pod; without an audience it is for the API server.
 async fn bound_token(admin: kube::Client, pod: &Pod, audience: Option<&str>) -> String {
-    let namespace = pod.namespace().expect("the API server says where a pod is");
-    token(admin, &namespace, reference("Pod", pod), audience).await
-}
-
-fn reference<K: kube::Resource>(kind: &str, object: &K) -> BoundObjectReference {
-    BoundObjectReference {
-        api_version: Some("v1".to_owned()),
-        kind: Some(kind.to_owned()),
-        name: object.meta().name.clone(),
-        uid: object.meta().uid.clone(),
-    }
-}
-
-async fn token(admin: kube::Client, namespace: &str, bound_to: BoundObjectReference, audience: Option<&str>) -> String {
     let request = TokenRequest {
         spec: TokenRequestSpec {
             audiences: audience.into_iter().map(ToOwned::to_owned).collect(),
             expiration_seconds: Some(3600),
-            bound_object_ref: Some(bound_to),
+            bound_object_ref: Some(BoundObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Pod".to_owned()),
+                name: Some(pod.name_any()),
+                uid: pod.uid(),
+            }),
         },
         ..TokenRequest::default()
     };
-    let accounts: Api<ServiceAccount> = Api::namespaced(admin, namespace);
+    let namespace = pod.namespace().expect("the API server says where a pod is");
+    let accounts: Api<ServiceAccount> = Api::namespaced(admin, &namespace);
     let reply = accounts.create_token_request(AGENT_ACCOUNT, &PostParams::default(), &request).await;
-    let reply = reply.unwrap_or_else(|error| panic!("no token of {AGENT_ACCOUNT} in {namespace}: {error}"));
+    let reply = reply.unwrap_or_else(|error| panic!("no token of {AGENT_ACCOUNT} for pod {}: {error}", pod.name_any()));
     reply.status.expect("the API server fills in the status of a token request").token
 }
 

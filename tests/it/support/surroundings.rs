@@ -9,6 +9,7 @@ use kube::Api;
 use kube::api::PostParams;
 use serde_json::{Value, json};
 
+pub(crate) use super::audit::MASTERS_NAMESPACE;
 use super::control_plane::ControlPlane;
 use super::node::{AGENT_NAMESPACE, AgentNode, agents_secret};
 use super::{object, say, wait};
