@@ -158,7 +158,7 @@ mod tests {
     fn what_lost_its_master_goes_only_where_no_pod_of_any_node_asks() {
         let taken = |records: &[NodeRecord]| found(records, &[], &["s"]);
         let unused = record(vec![replica("a", "s", "1", false)]);
-        assert_eq!(taken(&[unused.clone()]), [("a".to_owned(), Why::MasterTaken)]);
+        assert_eq!(taken(std::slice::from_ref(&unused)), [("a".to_owned(), Why::MasterTaken)]);
         let used = record(vec![replica("a", "s", "0", true)]);
         assert_eq!(taken(&[unused.clone(), used.clone()]), []);
         let mut waits = used.clone();

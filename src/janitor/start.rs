@@ -73,5 +73,5 @@ pub async fn run(config: &Config, of: &JanitorConfig, metrics: Arc<Metrics>) -> 
 /// # Errors
 /// [`StartError`], or that masters and records could not be read.
 pub async fn dry_run(config: &Config, of: &JanitorConfig) -> Result<Findings, BoxError> {
-    Ok(janitor(config, of, &Arc::default()).await?.dry_run().await?)
+    janitor(config, of, &Arc::default()).await?.dry_run().await
 }
