@@ -116,6 +116,21 @@ struct Pods {
     first_list_done: bool,
 }
 
+impl Pods {
+    /// What one pod has now, all others have that were served with the same object.
+    fn share(&mut self, namespace: &PodNamespace, request: &SecretRequest, holds: &Holds) {
+        let neighbours = self.by_uid.values_mut().filter(|pod| pod.namespace == *namespace);
+        for (ask, state) in neighbours.flat_map(|pod| pod.asks.iter_mut()) {
+            if let (Ok(other), State::Done(Some(held))) = (ask, state)
+                && other.secret_name == request.secret_name
+                && held.kind == holds.kind
+            {
+                held.clone_from(holds);
+            }
+        }
+    }
+}
+
 impl Progress {
     /// With nothing known. `inherits`: whether pods are served by the annotations of their workloads.
     pub fn new(inherits: bool) -> Self {
@@ -261,7 +276,11 @@ impl Progress {
         // A pod that runs was told by the agent before this one, or had what it needs all along.
         let knows = due.replayed && due.failures == 0 && pod.is_running();
         let nothing_new = (due.hangs || due.left_behind) && served.outcome == Outcome::Fresh;
-        if let Some(pod) = self.pods().by_uid.get_mut(pod.uid()) {
+        let mut pods = self.pods();
+        if let (Ok(request), Some(holds)) = (&due.ask, &served.holds) {
+            pods.share(&pod.namespace(), request, holds);
+        }
+        if let Some(pod) = pods.by_uid.get_mut(pod.uid()) {
             pod.settle(due.ask, State::Done(served.holds.clone()));
         }
         !knows && !nothing_new
@@ -346,7 +365,11 @@ mod tests {
     use serde_json::json;
 
     use super::{one_pod::HANG_LOOKS, *};
-    use crate::{delays::TELL_AGAIN, target::TargetError};
+    use crate::{
+        delays::TELL_AGAIN,
+        request::ObjectKind,
+        target::{Stored, TargetError},
+    };
 
     fn pod(uid: &str, phase: &str) -> PodView {
         serde_json::from_value(json!({
@@ -408,6 +431,32 @@ mod tests {
         let mut due = take(progress, pod, vec![ask("a")], changes);
         assert_eq!(due.len(), 1, "one request is due");
         due.remove(0)
+    }
+
+    /// Else a node's record would tell an older state, as of whichever pod is looked at last.
+    #[tokio::test(start_paused = true)]
+    async fn pods_that_share_an_object_have_it_in_the_state_in_which_it_was_last_seen() {
+        let progress = Progress::default();
+        let served = |version: &str, name: &str| Served {
+            outcome: Outcome::Updated,
+            holds: Some(Holds {
+                kind: ObjectKind::Secret,
+                stored: Stored { uid: name.into(), resource_version: version.into() },
+                known: Known { version: version.into(), through: Timestamp::UNIX_EPOCH },
+            }),
+        };
+        for (uid, name, version) in [("one", "a", "1"), ("other", "b", "1"), ("two", "a", "2")] {
+            let pod = pod(uid, "Pending");
+            progress.applied(&pod);
+            let due = take(&progress, &pod, vec![ask(name)], 0).remove(0);
+            progress.done(&pod, due, &served(version, name));
+        }
+        let held = progress.in_use().into_iter().filter_map(|used| used.holds);
+        let mut held: Vec<_> = held.map(|holds| (holds.stored.uid, holds.stored.resource_version)).collect();
+        held.sort();
+        let want = [("a", "2"), ("a", "2"), ("b", "1")].map(|(uid, version)| (uid.to_owned(), version.to_owned()));
+        assert_eq!(held, want);
+        assert_eq!(progress.left_behind(|_, known| known.version == "1"), 1, "the other one alone");
     }
 
     #[tokio::test(start_paused = true)]

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{FRESH, Second, master_of, masters, seed, settled};
 use crate::support::cluster::TestNamespace;
-use crate::support::scene::Scene;
+use crate::support::scene::{Scene, later_than};
 use crate::support::wait::eventually;
 
 /// What the nodes' records say of one source, sorted.
@@ -135,4 +135,27 @@ async fn the_documented_questions_are_answered() {
         let want = format!("{node} {asked} {}", master_of(&path).await.name_any());
         assert!(said.lines().any(|line| line.ends_with(&want)), "{want} is not in\n{said}");
     }
+}
+
+/// Else a janitor would take the replica for one that somebody changed.
+#[tokio::test]
+async fn a_record_has_the_newest_state_of_what_several_pods_share() {
+    let scene = Scene::central(|builder| builder).await;
+    let path = scene.store.seed("shared", r#"{"A":"1"}"#).await;
+    let mut last = None;
+    for number in 0..4 {
+        if let Some(before) = last.take() {
+            later_than(&before).await;
+        }
+        let pod = scene.pod(&format!("web-{number}")).asks(&path, "app").create().await;
+        scene.namespace.wait_for_event(&pod, "SecretSyncSuccess").await;
+        last = Some(scene.namespace.wait_for_secret("app").await);
+    }
+    let version = scene.namespace.wait_for_secret("app").await.resource_version();
+    eventually("the replica's state in the record", async || {
+        let found = recorded(&format!("v1:aws-secretsmanager:{path}")).await;
+        let known = found.first().and_then(|(_, one)| one["resourceVersion"].as_str().map(ToOwned::to_owned));
+        if known == version { Ok(()) } else { Err(format!("{known:?}, not {version:?}")) }
+    })
+    .await;
 }
