@@ -61,7 +61,10 @@ fn main() -> ExitCode {
                 Err(error) => end(&*error),
             };
         }
-        let metrics = Arc::new(Metrics::default());
+        let metrics = Arc::new(match config.janitor {
+            Some(_) => Metrics::of_a_janitor(),
+            None => Metrics::default(),
+        });
         let journal = match config.journald.then(|| Journal::start(&config.node_name, &metrics)).transpose() {
             Ok(journal) => journal,
             Err(error) => return end(&error),

@@ -80,9 +80,18 @@ pub struct Metrics {
 }
 
 impl Default for Metrics {
+    /// An agent's.
     fn default() -> Self {
+        let mut metrics = Self::unregistered();
+        metrics.register();
+        metrics
+    }
+}
+
+impl Metrics {
+    fn unregistered() -> Self {
         let buckets = [0.005, 0.01, 0.02, 0.03, 0.045, 0.07, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
-        let mut metrics = Self {
+        Self {
             registry: Registry::default(),
             syncs: Family::default(),
             waiting: Family::default(),
@@ -101,18 +110,41 @@ impl Default for Metrics {
             panics: Counter::default(),
             events_dropped: Counter::default(),
             journald_dropped: Counter::default(),
-        };
-        metrics.register();
+        }
+    }
+
+    /// A janitor's own, and none of an agent's: a gauge of what it does not do would look like trouble.
+    pub fn of_a_janitor() -> Self {
+        let mut metrics = Self::unregistered();
+        metrics.register_common();
+        let r = &mut metrics.registry;
+        r.register("jasm_janitor_leads", "1 while this janitor is the one that works", metrics.janitor_leads.clone());
+        r.register(
+            "jasm_janitor_orphans",
+            "Replicas that are to go, by the last round",
+            metrics.janitor_orphans.clone(),
+        );
+        r.register(
+            "jasm_janitor_stopped",
+            "1 while so many replicas became orphans that none is deleted",
+            metrics.janitor_stopped.clone(),
+        );
+        r.register("jasm_janitor_deleted", "What the janitor deleted, by reason", metrics.janitor_deleted.clone());
         metrics
     }
-}
 
-impl Metrics {
-    fn register(&mut self) {
+    /// Of whatever program it is.
+    fn register_common(&mut self) {
         let build: Family<BuildLabel, Gauge> = Family::default();
         build.get_or_create(&BuildLabel { version: env!("CARGO_PKG_VERSION") }).set(1);
         let r = &mut self.registry;
         r.register("jasm_build_info", "Version of the agent", build);
+        r.register("jasm_provider_requests", "Requests to stores, by outcome", self.provider_requests.clone());
+    }
+
+    fn register(&mut self) {
+        self.register_common();
+        let r = &mut self.registry;
         r.register("jasm_syncs", "Requests of pods worked on, by outcome", self.syncs.clone());
         r.register(
             "jasm_requests_waiting",
@@ -124,7 +156,6 @@ impl Metrics {
             "From the start of work on a request to its outcome",
             self.sync_seconds.clone(),
         );
-        r.register("jasm_provider_requests", "Requests to stores, by outcome", self.provider_requests.clone());
         r.register(
             "jasm_provider_in_trouble",
             "1 while a store answers nobody and one request at a time tries",
@@ -136,14 +167,6 @@ impl Metrics {
             "Requests of pods on this node that are served, by namespace and master, in central mode",
             self.replicas.clone(),
         );
-        r.register("jasm_janitor_leads", "1 while this janitor is the one that works", self.janitor_leads.clone());
-        r.register("jasm_janitor_orphans", "Replicas that are to go, by the last round", self.janitor_orphans.clone());
-        r.register(
-            "jasm_janitor_stopped",
-            "1 while so many replicas became orphans that none is deleted",
-            self.janitor_stopped.clone(),
-        );
-        r.register("jasm_janitor_deleted", "What the janitor deleted, by reason", self.janitor_deleted.clone());
         r.register("jasm_policy_info", "The policy in force: digest of its files", self.policy_info.clone());
         r.register(
             "jasm_policy_last_reload_successful",
@@ -285,5 +308,18 @@ mod tests {
             assert!(text.contains(want), "{want} is not in\n{text}");
         }
         assert!(!text.contains("PolicyDenied"), "a reason without requests is gone");
+        let janitor = Metrics::of_a_janitor();
+        janitor.janitor(2, true);
+        janitor.janitor_deleted("source_gone");
+        let text = janitor.render();
+        for want in [
+            "jasm_janitor_orphans 2",
+            "jasm_janitor_stopped 1",
+            r#"jasm_janitor_deleted_total{why="source_gone"} 1"#,
+            "jasm_build_info{version=",
+        ] {
+            assert!(text.contains(want), "{want} is not in\n{text}");
+        }
+        assert!(!text.contains("jasm_admission_enforced"), "an alert would take it for an agent");
     }
 }
