@@ -147,8 +147,10 @@ impl Context {
         let took = started.elapsed();
         match outcome {
             Ok((served, rule)) => {
+                // What its master brought is told by itself: folded into what came before, it would have the older note.
+                let action = if due.left_behind { "Follow" } else { "Sync" };
                 let tell = self.progress.done(pod, due, &served);
-                self.reporter.served(pod, &ask, &rule, &served, took, tell);
+                self.reporter.served(pod, &ask, &rule, &served, took, tell.then_some(action));
                 // Only now: what its master told meanwhile found nothing that was served.
                 if let (Some(masters), Ok(request), Some(holds)) = (&self.masters, &ask, &served.holds) {
                     masters.index().check_copy(&request.remote.source_id(), &holds.known);

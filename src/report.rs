@@ -60,8 +60,16 @@ impl Reporter {
         (Self { metrics, queue: sender }, events)
     }
 
-    /// A request that `rule` admitted was served. `tell`: whether the pod's owner is to see it.
-    pub fn served(&self, pod: &PodView, ask: &Ask, rule: &RuleName, served: &Served, took: Duration, tell: bool) {
+    /// A request that `rule` admitted was served. `tell`: as what the pod's owner is to see it.
+    pub fn served(
+        &self,
+        pod: &PodView,
+        ask: &Ask,
+        rule: &RuleName,
+        served: &Served,
+        took: Duration,
+        tell: Option<&str>,
+    ) {
         let (fields, outcome) = (Fields::of(ask), served.outcome);
         let kind = served.holds.as_ref().map_or(ObjectKind::Secret, |holds| holds.kind);
         self.metrics.sync(fields.provider, outcome.as_str(), Reason::SecretSyncSuccess, took.as_secs_f64());
@@ -85,9 +93,7 @@ impl Reporter {
             Outcome::Superseded => "follows another pod of the same workload, not this request",
             Outcome::NamespaceGone => return,
         };
-        // An update of its own: told together with what came before, it would have the older note.
-        let action = if outcome == Outcome::Updated { "Update" } else { "Sync" };
-        if tell {
+        if let Some(action) = tell {
             let mut note = format!("{kind} {} {said} from {} {}", fields.secret, fields.provider, fields.path);
             if outcome == Outcome::Updated {
                 // The kubelet did not wait for it: the Secret was there.
