@@ -89,8 +89,12 @@ impl<E: Clone + From<FetchError> + Send + Sync + 'static> InFlight<E> {
             match self.board(key, not_older_than, &start) {
                 Boarded::On(flight) => return flight.await,
                 Boarded::TooOld(flight) => {
-                    // Its outcome is for older pods only.
-                    let _ = flight.await;
+                    // It promised a value for older pods only; what a master holds may be newer than that.
+                    if let Ok(fetched) = flight.await
+                        && fetched.seen_through >= not_older_than
+                    {
+                        return Ok(fetched);
+                    }
                 }
             }
         }
@@ -246,6 +250,20 @@ mod tests {
         assert_eq!(old.expect("old").payload.version(), "1");
         assert!(newer.iter().all(|outcome| outcome.as_ref().is_ok_and(|value| value.payload.version() == "2")));
         assert_eq!(store.calls(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_value_that_turns_out_newer_than_it_was_promised_is_taken() {
+        let (flights, store) = (InFlight::<FetchError>::default(), Store::new(false));
+        let key = key("a");
+        // As from a master: promised for 5, and of 9.
+        let start = || {
+            let (_, fetch) = store.start(second(9))();
+            (second(5), fetch)
+        };
+        let (old, newer) = tokio::join!(flights.fetch(&key, second(5), start), flights.fetch(&key, second(8), start));
+        assert_eq!(old.expect("old").payload.version(), newer.expect("newer").payload.version());
+        assert_eq!(store.calls(), 1);
     }
 
     #[tokio::test(start_paused = true)]
