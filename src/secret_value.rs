@@ -8,7 +8,7 @@ use zeroize::{Zeroize, Zeroizing};
 /// The bytes of one secret version as a store gave them.
 ///
 /// There is no `Display`, `Clone`, `Serialize` or `Deref`: the one way to the bytes is [`expose`](Self::expose),
-/// which only `mapping` and `provider/*` call.
+/// which only `mapping`, `provider/*` and, to write it into a master, `target` call.
 pub struct SecretPayload {
     bytes: Zeroizing<Vec<u8>>,
     whole: bool,
