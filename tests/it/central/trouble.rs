@@ -86,6 +86,12 @@ async fn while_masters_cannot_be_read_pods_wait_nothing_is_lost_and_they_are_ser
         assert_eq!(scene.store.calls(&path), fetched, "the store is not asked in place of the master");
         assert_eq!(scene.namespace.secret("before").await.as_ref(), Some(&before));
         assert_eq!(scene.agent.get("/readyz").await.status, 200, "it stays ready");
+        if matches!(refusal, Refusal::Unavailable) {
+            // For as long as an outage may last: retries go on, and nothing is given up or lost.
+            tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+            assert_eq!(scene.namespace.secret("before").await.as_ref(), Some(&before));
+            assert_eq!(scene.store.calls(&path), fetched);
+        }
         outage.heal();
         crate::support::wait::try_within(
             std::time::Duration::from_secs(60),

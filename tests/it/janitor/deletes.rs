@@ -88,3 +88,29 @@ async fn a_wave_stops_it_until_it_is_allowed() {
     drop(janitor);
     let _allowed = stage.janitor(&["--allow-waves", "--dry-run"]).ended().await;
 }
+
+#[tokio::test]
+async fn no_more_go_in_a_minute_than_it_was_told() {
+    let stage = Stage::set().await;
+    stage.replica("witness").await;
+    let names = ["slow-0", "slow-1", "slow-2"];
+    let mut paths = Vec::new();
+    for name in names {
+        paths.push(stage.replica(name).await);
+    }
+    stage.recorded(&names).await;
+    for path in &paths {
+        stage.scene.store.delete(path).await;
+    }
+    let janitor = stage.janitor(&["--max-per-minute", "30"]);
+    for name in names {
+        stage.gone(name).await;
+    }
+    let text = janitor.text();
+    let lines = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let deleted = lines.filter(|line| line["message"] == "deleted");
+    let times: Vec<jiff::Timestamp> = deleted.filter_map(|line| line["timestamp"].as_str()?.parse().ok()).collect();
+    assert_eq!(times.len(), names.len(), "{text}");
+    let apart = times.windows(2).map(|pair| pair[1].duration_since(pair[0]).as_secs_f64());
+    assert!(apart.clone().all(|seconds| seconds >= 1.9), "{:?}", apart.collect::<Vec<_>>());
+}

@@ -130,7 +130,10 @@ impl Stage {
         command.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test").env("AWS_REGION", "us-east-1");
         command.env("AWS_ENDPOINT_URL", self.store.url()).env("JASM_PROVIDERS_FILE", providers);
         command.env("JASM_MASTERS_NAMESPACE", &self.masters);
-        command.arg("janitor").args(["--every", "1s", "--confirm-after", "2s", "--max-per-minute", "600"]).args(more);
+        command.arg("janitor").args(["--every", "1s", "--confirm-after", "2s"]).args(more);
+        if !more.contains(&"--max-per-minute") {
+            command.args(["--max-per-minute", "600"]);
+        }
         Janitor::start(command)
     }
 }
