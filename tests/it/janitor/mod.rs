@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Namespace, Secret, ServiceAccount};
@@ -22,7 +23,7 @@ use crate::support::leash::Leash;
 use crate::support::scene::Scene;
 use crate::support::store::Store;
 use crate::support::surroundings::Surroundings;
-use crate::support::wait::eventually;
+use crate::support::wait::{eventually, try_within};
 use crate::support::{object, unique};
 
 const PROVIDERS: &str = "providers:
@@ -30,6 +31,8 @@ const PROVIDERS: &str = "providers:
 - {name: aws-ssm, kind: aws-ssm, allowInsecure: true}
 - {name: other, kind: aws-secretsmanager, allowInsecure: true}
 ";
+/// A janitor asks one store after the other, and some of them take their time.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// A value may be as old: seconds that pass in a test bring no new fetch.
 const FRESH: &str = "10m";
 
@@ -111,11 +114,12 @@ impl Stage {
 
     /// Waits until `name` is gone.
     async fn gone(&self, name: &str) {
-        eventually(&format!("the end of {name}"), async || match self.scene.namespace.secret(name).await {
+        let awaited = format!("the end of {name}");
+        let gone = try_within(PATIENCE, &awaited, async || match self.scene.namespace.secret(name).await {
             None => Ok(()),
             Some(_) => Err("that it is there".to_owned()),
-        })
-        .await;
+        });
+        gone.await.unwrap_or_else(|message| panic!("{message}"));
     }
 
     fn janitor(&self, more: &[&str]) -> Janitor {
@@ -171,21 +175,22 @@ impl Janitor {
 
     /// Waits for a line of its log that has all of these.
     async fn says(&self, words: &[&str]) {
-        eventually(&format!("{words:?} in the janitor's log"), async || {
+        let awaited = format!("{words:?} in the janitor's log");
+        let said = try_within(PATIENCE, &awaited, async || {
             let text = self.text();
             let found = text.lines().any(|line| words.iter().all(|word| line.contains(word)));
             if found { Ok(()) } else { Err(text) }
-        })
-        .await;
+        });
+        said.await.unwrap_or_else(|message| panic!("{message}"));
     }
 
     /// Waits for its end, and gives all that it wrote.
     async fn ended(mut self) -> String {
-        eventually("the end of the program", async || match self.child.try_wait() {
+        let end = try_within(PATIENCE, "the end of the program", async || match self.child.try_wait() {
             Ok(Some(_)) => Ok(()),
             _ => Err("that it runs".to_owned()),
-        })
-        .await;
+        });
+        end.await.unwrap_or_else(|message| panic!("{message}"));
         for reader in self.readers.drain(..) {
             let _ = reader.join();
         }
