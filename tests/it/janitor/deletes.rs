@@ -105,6 +105,7 @@ async fn no_more_go_in_a_minute_than_it_was_told() {
     let janitor = stage.janitor(&["--max-per-minute", "30"]);
     for name in names {
         stage.gone(name).await;
+        janitor.says(&["\"message\":\"deleted\"", name]).await;
     }
     let text = janitor.text();
     let lines = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
