@@ -8,10 +8,7 @@ use std::{
     time::Duration,
 };
 
-use futures::{
-    FutureExt,
-    future::{self, join_all},
-};
+use futures::{FutureExt, future::join_all};
 use kube::runtime::controller::Action;
 use tokio::time::Instant;
 
@@ -186,8 +183,9 @@ impl Context {
         let work = Work { pod, asked, admitted: &admitted, urgency };
         let served = match self.known_kind(&admitted) {
             None => {
-                let value = self.value(&work).await?;
-                self.write(&work, value.kind, future::ready(Ok(value))).await
+                // Let go of before the turn on the object is waited for: who has that may wait for memory.
+                let kind = self.value(&work).await?.kind;
+                self.write(&work, kind, self.value_as(&work, kind)).await
             }
             Some(kind) => match self.write(&work, kind, self.value_as(&work, kind)).await {
                 // The store holds it under another type than it did.
