@@ -2,11 +2,11 @@
 //!
 //! RBAC: `list` and `watch` on pods.
 
-use std::{future::Future, sync::Arc};
+use std::{fmt::Debug, future::Future, sync::Arc};
 
 use futures::{Stream, StreamExt, future::ready, stream};
 use kube::{
-    Api, Client,
+    Api, Client, Resource,
     runtime::{
         Controller, WatchStreamExt,
         controller::Error as ControllerError,
@@ -14,6 +14,7 @@ use kube::{
         watcher::{self, Config, Event, watcher},
     },
 };
+use serde::de::DeserializeOwned;
 
 use crate::{
     error::chain,
@@ -70,10 +71,13 @@ pub(crate) fn until_forgotten<K: Send + 'static>(
 }
 
 /// A streaming list (one request for list and watch), or, where the API server refuses that, a list and then a watch.
-fn watcher_of(
-    api: Api<PodView>,
+pub(crate) fn watcher_of<K>(
+    api: Api<K>,
     config: Config,
-) -> impl Stream<Item = watcher::Result<Event<PodView>>> + Send + 'static {
+) -> impl Stream<Item = watcher::Result<Event<K>>> + Send + 'static
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
     watcher(api.clone(), config.clone().streaming_lists())
         .take_while(|event| {
             let refused = is_refused(event);
@@ -85,7 +89,7 @@ fn watcher_of(
         .chain(watcher(api, config.any_semantic()))
 }
 
-fn is_refused(event: &watcher::Result<Event<PodView>>) -> bool {
+fn is_refused<K>(event: &watcher::Result<Event<K>>) -> bool {
     match event {
         Err(watcher::Error::WatchStartFailed(kube::Error::Api(status))) => matches!(status.code, 400 | 422),
         _ => false,

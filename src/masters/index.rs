@@ -21,6 +21,8 @@ pub struct Entry {
     pub name: SecretName,
     /// Which value it holds.
     pub known: Known,
+    /// How late this state of it is.
+    pub revision: u64,
 }
 
 /// All masters by their source. A source whose type changed at the store has two.
@@ -46,15 +48,15 @@ impl Index {
         inner.by_source.get(source)?.values().rev().max_by_key(|entry| entry.known.through).cloned()
     }
 
-    /// Takes note of a master.
+    /// Takes note of a master. Its latest state counts, whichever value it has: somebody may have put an earlier one back.
     pub fn learn(&self, source: &str, entry: Entry) {
         let mut inner = self.inner();
-        let before = inner.by_source.get(source).and_then(|all| all.get(&entry.kind)).map(|known| known.known.clone());
-        if before.as_ref().is_some_and(|before| before.through > entry.known.through) {
+        let before = inner.by_source.get(source).and_then(|all| all.get(&entry.kind));
+        if before.is_some_and(|before| before.revision > entry.revision) {
             // Told late: what this agent did itself is newer.
             return;
         }
-        let is_news = before.is_none_or(|before| before.version != entry.known.version);
+        let is_news = before.is_none_or(|before| before.known.version != entry.known.version);
         inner.by_name.insert((entry.kind, entry.name.clone()), source.to_owned());
         inner.by_source.entry(source.to_owned()).or_default().insert(entry.kind, entry);
         if is_news {
@@ -140,7 +142,8 @@ mod tests {
     }
 
     fn entry(kind: ObjectKind, version: &str, second: i64) -> Entry {
-        Entry { kind, name: SecretName::for_test("sm-a"), known: known(version, second) }
+        let revision = second.try_into().expect("no time before 1970");
+        Entry { kind, name: SecretName::for_test("sm-a"), known: known(version, second), revision }
     }
 
     #[test]
@@ -158,6 +161,9 @@ mod tests {
             assert_eq!(index.take_changed().is_empty(), !want, "case: {case}");
         }
         assert_eq!(index.find("v1:aws:a").map(|entry| entry.known), Some(known("3", 102)));
+        let restored = Entry { known: known("1", 50), ..entry(ObjectKind::Secret, "", 103) };
+        index.learn("v1:aws:a", restored.clone());
+        assert_eq!(index.find("v1:aws:a"), Some(restored), "an earlier value that somebody put back");
     }
 
     #[test]

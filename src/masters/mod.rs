@@ -17,6 +17,7 @@ mod watch;
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use futures::FutureExt;
+use jiff::Timestamp;
 use kube::Client;
 
 pub use index::{Entry, Index};
@@ -171,9 +172,9 @@ impl Masters {
     }
 
     /// How many of these requests each master serves in each namespace.
-    pub fn count(&self, in_use: &[InUse]) -> BTreeMap<(String, String), i64> {
+    pub fn count(&self, in_use: &InUse) -> BTreeMap<(String, String), i64> {
         let mut counts = BTreeMap::new();
-        for used in in_use.iter().filter(|used| used.holds.is_some()) {
+        for used in in_use.requests.iter().filter(|used| used.holds.is_some()) {
             if let Some(master) = self.index.find(&used.request.remote.source_id()) {
                 *counts.entry((used.namespace.to_string(), master.name.to_string())).or_default() += 1;
             }
@@ -188,8 +189,9 @@ impl Masters {
             // Its value is let go of before the store's is there.
             found => found.map(|(place, master)| (place, master.stored)),
         };
+        let asked_at = self.store.now();
         let value = self.registry.fetch(&ask.admitted, Identity::Agent, &ask.asker, &self.seen).await?;
-        self.keep(&ask, &source, value, found).await
+        self.keep(&ask, &source, Answer { value, asked_at }, found).await
     }
 
     /// The master where the watch saw it, or where it must be; one at a time, since each takes memory.
@@ -200,7 +202,7 @@ impl Masters {
         };
         for place in places {
             if let Some(master) = self.store.read(&place, source).await? {
-                self.learn(source, &place, &master.known);
+                self.learn(source, &place, &master.stored, &master.known);
                 return Ok(Some((place, master)));
             }
         }
@@ -212,21 +214,24 @@ impl Masters {
         &self,
         ask: &Ask,
         source: &str,
-        value: Arc<Fetched>,
+        answer: Answer,
         found: Option<(Place, Stored)>,
     ) -> Result<Arc<Fetched>, MasterError> {
+        let Answer { value, asked_at } = answer;
         let place = ask.place_of(&value)?;
-        let draft = Draft { remote: ask.remote(), store: ask.kind, fetched: &value };
+        let draft = Draft { remote: ask.remote(), store: ask.kind, fetched: &value, asked_at };
         let same_place = |(other, stored): (Place, Stored)| (other == place).then_some(stored);
         let mut replacing = found.and_then(same_place);
         for _ in 0..TRIES {
-            if let Some(known) = self.store.write(&place, &draft, replacing.as_ref()).await? {
-                self.learn(source, &place, &known);
+            if let Some((stored, known)) = self.store.write(&place, &draft, replacing.as_ref()).await? {
+                self.learn(source, &place, &stored, &known);
                 return Ok(value);
             }
             replacing = match self.store.read(&place, source).await? {
-                Some(master) if master.known.through >= value.seen_through => {
-                    self.learn(source, &place, &master.known);
+                // A value that was asked for later is no older than what this node had seen, whatever its writer had.
+                Some(mut master) if master.known.through >= value.seen_through || master.asked_at > asked_at => {
+                    self.learn(source, &place, &master.stored, &master.known);
+                    master.known.through = master.known.through.max(value.seen_through);
                     return Ok(fetched(master));
                 }
                 found => found.map(|master| master.stored),
@@ -235,15 +240,25 @@ impl Masters {
         Err(TargetError::LostRace { target: format!("{} {}/{}", place.kind, self.namespace, place.name) }.into())
     }
 
-    fn learn(&self, source: &str, place: &Place, known: &Known) {
+    fn learn(&self, source: &str, place: &Place, stored: &Stored, known: &Known) {
         let Place { kind, name } = place.clone();
-        self.index.learn(source, Entry { kind, name, known: known.clone() });
+        // Where the reply did not tell, the watch will.
+        if let Some(revision) = stored.revision() {
+            self.index.learn(source, Entry { kind, name, known: known.clone(), revision });
+        }
     }
 }
 
 fn fetched(master: Master) -> Arc<Fetched> {
-    let Master { known, payload, reserved, stored: _ } = master;
+    let Master { known, payload, reserved, .. } = master;
     Arc::new(Fetched { payload, seen_through: known.through, reserved })
+}
+
+/// What a store gave.
+struct Answer {
+    value: Arc<Fetched>,
+    /// When it was asked, by the API server's clock.
+    asked_at: Timestamp,
 }
 
 /// One request for a value.

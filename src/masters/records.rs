@@ -1,7 +1,7 @@
 //! What each node keeps in the masters' namespace about the replicas that it wrote and uses: one ConfigMap, which is the list of
 //! who uses which source, and what a clean-up goes by.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use super::Masters;
 use crate::{
     names::{MAX_DATA_KEY_BYTES, MAX_NAME_BYTES},
+    pod::PodNamespace,
     progress::InUse,
     request::ObjectKind,
     target::{Holds, Stored},
@@ -74,12 +75,11 @@ impl Records {
         Self(data.values().filter_map(|text| Replica::read(text)).map(|replica| (replica.key(), replica)).collect())
     }
 
-    /// Takes in what the node's pods use now, and says of everything else that they do not.
-    pub fn update(&mut self, in_use: &[InUse], masters: &Masters, now: &str) {
-        for replica in self.0.values_mut() {
-            replica.in_use = false;
-        }
-        for used in in_use {
+    /// Takes in what the node's pods use now, and says of everything else that they do not; but for namespaces in which more may
+    /// be asked for than is known: what was in use there stays so.
+    pub fn update(&mut self, in_use: &InUse, masters: &Masters, now: &str) {
+        self.release(&in_use.may_be_more);
+        for used in &in_use.requests {
             let source = used.request.remote.source_id();
             let namespace = used.namespace.as_str().to_owned();
             let name = used.request.secret_name.to_string();
@@ -97,6 +97,13 @@ impl Records {
                 // It waits; of which kind the object is, nobody knows yet.
                 None => self.asked_for(namespace, name, source, master, now),
             }
+        }
+    }
+
+    fn release(&mut self, may_be_more: &HashSet<PodNamespace>) {
+        let may_be_more: HashSet<&str> = may_be_more.iter().map(PodNamespace::as_str).collect();
+        for replica in self.0.values_mut() {
+            replica.in_use &= may_be_more.contains(replica.namespace.as_str());
         }
     }
 
@@ -172,6 +179,16 @@ mod tests {
         let mut more = data.clone();
         more.extend(["", "{}", "nonsense"].map(|text| (format!("x{text}"), text.to_owned())));
         assert_eq!(Records::read(&more).to_data(), data);
+    }
+
+    #[test]
+    fn what_was_in_use_stays_so_where_more_may_be_asked_for() {
+        let mut records = Records::read(&written(&[replica("a", true, "1"), replica("b", false, "1")]));
+        let in_use = |records: &Records| records.0.values().map(|replica| replica.in_use).collect::<Vec<_>>();
+        records.release(&HashSet::from([PodNamespace::for_test("team-a"), PodNamespace::for_test("team-b")]));
+        assert_eq!(in_use(&records), [true, false]);
+        records.release(&HashSet::from([PodNamespace::for_test("team-b")]));
+        assert_eq!(in_use(&records), [false, false]);
     }
 
     #[test]

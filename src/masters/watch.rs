@@ -14,7 +14,7 @@ use kube::{
     core::PartialObjectMeta,
     runtime::{
         WatchStreamExt,
-        watcher::{Config, Event, watcher},
+        watcher::{Config, Event},
     },
 };
 use tokio::time::Instant;
@@ -26,7 +26,7 @@ use crate::{
     progress::Progress,
     request::{ObjectKind, SecretName},
     target::{Known, Record, SOURCE, SOURCE_KIND, SOURCE_VERSION, SYNCED_THROUGH, TargetError},
-    watch::{WATCH_SECONDS, until_forgotten},
+    watch::{WATCH_SECONDS, until_forgotten, watcher_of},
 };
 
 /// Between looks at what the node's record should say.
@@ -51,8 +51,8 @@ impl Masters {
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Send + 'static,
     {
         let api: Api<PartialObjectMeta<K>> = Api::namespaced(self.client.clone(), self.namespace.as_str());
-        let config = Config::default().labels(SOURCE_KIND).timeout(fastrand::u32(WATCH_SECONDS)).any_semantic();
-        let watchers = stream::repeat(()).flat_map(|()| until_forgotten(watcher(api.clone(), config.clone())));
+        let config = Config::default().labels(SOURCE_KIND).timeout(fastrand::u32(WATCH_SECONDS));
+        let watchers = stream::repeat(()).flat_map(|()| until_forgotten(watcher_of(api.clone(), config.clone())));
         let mut events = std::pin::pin!(watchers.default_backoff());
         let mut listed = HashSet::new();
         while let Some(event) = events.next().await {
@@ -83,8 +83,10 @@ impl Masters {
             return;
         };
         let version = annotation(SOURCE_VERSION).unwrap_or_default().to_owned();
-        if let Some(through) = annotation(SYNCED_THROUGH).and_then(|time| time.parse().ok()) {
-            self.index.learn(source, Entry { kind, name, known: Known { version, through } });
+        let revision = master.metadata.resource_version.as_deref().and_then(|version| version.parse().ok());
+        if let (Some(through), Some(revision)) = (annotation(SYNCED_THROUGH), revision) {
+            let through = self.store.believe(through.parse().ok());
+            self.index.learn(source, Entry { kind, name, known: Known { version, through }, revision });
         }
     }
 
@@ -129,7 +131,7 @@ impl Masters {
                 kept.insert((records, stored))
             }
         };
-        records.update(&progress.in_use(), self, &self.store.now());
+        records.update(&progress.in_use(), self, &self.store.now().to_string());
         let data = records.to_data();
         if stored.as_ref().is_some_and(|stored| stored.data == data && !is_due) || (stored.is_none() && data.is_empty())
         {

@@ -63,9 +63,19 @@ pub struct Due {
     changes: u64,
 }
 
+/// What the node's pods ask for.
+#[derive(Debug, Clone, Default)]
+pub struct InUse {
+    /// Every request that was tried.
+    pub requests: Vec<Used>,
+    /// Namespaces with a pod that may ask for more: it was not looked at yet, its workload or its annotation cannot be read, or
+    /// one of its requests is tried for the first time.
+    pub may_be_more: HashSet<PodNamespace>,
+}
+
 /// A request of a pod that is there.
 #[derive(Debug, Clone)]
-pub struct InUse {
+pub struct Used {
     /// The pod's.
     pub namespace: PodNamespace,
     /// What it asks for.
@@ -300,7 +310,7 @@ impl Progress {
     }
 
     /// What the pods of this node ask for, and have.
-    pub fn in_use(&self) -> Vec<InUse> {
+    pub fn in_use(&self) -> InUse {
         let pods = self.pods();
         let of_pod = |pod: &Pod| {
             let namespace = pod.namespace.clone();
@@ -309,11 +319,12 @@ impl Progress {
                     State::Done(holds) => holds.clone(),
                     State::LeftBehind | State::Waiting(_) => None,
                 };
-                Some(InUse { namespace: namespace.clone(), request: ask.clone().ok()?, holds })
+                Some(Used { namespace: namespace.clone(), request: ask.clone().ok()?, holds })
             });
             asks.collect::<Vec<_>>()
         };
-        pods.by_uid.values().flat_map(of_pod).collect()
+        let unknown = pods.by_uid.values().filter(|pod| !pod.is_known()).map(|pod| pod.namespace.clone());
+        InUse { may_be_more: unknown.collect(), requests: pods.by_uid.values().flat_map(of_pod).collect() }
     }
 
     /// Makes requests due again that were served with a value which `is_behind`; says how many.
@@ -451,7 +462,7 @@ mod tests {
             let due = take(&progress, &pod, vec![ask(name)], 0).remove(0);
             progress.done(&pod, due, &served(version, name));
         }
-        let held = progress.in_use().into_iter().filter_map(|used| used.holds);
+        let held = progress.in_use().requests.into_iter().filter_map(|used| used.holds);
         let mut held: Vec<_> = held.map(|holds| (holds.stored.uid, holds.stored.resource_version)).collect();
         held.sort();
         let want = [("a", "2"), ("a", "2"), ("b", "1")].map(|(uid, version)| (uid.to_owned(), version.to_owned()));
@@ -641,6 +652,32 @@ mod tests {
             tokio::time::advance(Duration::from_secs(7200)).await;
             assert_eq!(progress.next(&later), Action::await_change(), "nothing is left to wait for");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_namespace_asks_for_is_known_once_all_of_it_was_read_and_tried() {
+        let pod = pod("u", "Pending");
+        let progress = with(&pod);
+        let unknown = || progress.in_use().may_be_more == HashSet::from([pod.namespace()]);
+        assert!(unknown(), "it was not looked at");
+        let mut due = progress.due(&pod, vec![ask("a"), ask("b")], 0, Timestamp::UNIX_EPOCH);
+        assert!(unknown(), "nothing was tried");
+        progress.failed(&pod, due.remove(0), &quota());
+        assert!(unknown(), "one of two was not tried");
+        progress.done(&pod, due.remove(0), &served(Outcome::Created));
+        assert!(!unknown());
+        assert_eq!(progress.in_use().requests.len(), 2, "also what waits");
+        progress.not_found_out(&pod, Retry::Denied, 0);
+        assert!(unknown(), "its workload cannot be read");
+        let broken: Ask = Err(crate::annotations::invalid("is broken").into());
+        for due in progress.due(&pod, vec![ask("a"), broken], 0, Timestamp::UNIX_EPOCH) {
+            progress.failed(&pod, due, &quota());
+        }
+        assert!(unknown(), "an entry that cannot be read may mean anything");
+        assert!(take(&progress, &pod, vec![ask("a")], 0).is_empty());
+        assert!(!unknown(), "it was edited");
+        progress.idle(&pod);
+        assert!(!unknown() && progress.in_use().requests.is_empty(), "it asks for nothing");
     }
 
     #[tokio::test(start_paused = true)]

@@ -33,6 +33,8 @@ pub(super) struct Pod {
     pub(super) inherited: Option<Option<Inherited>>,
     pub(super) reading: Option<Reading>,
     pub(super) asks: HashMap<Ask, State>,
+    /// How many requests the annotation has; `None` until it was read.
+    pub(super) wanted: Option<usize>,
     /// The Secrets that were ever asked for and worked on.
     pub(super) asked: HashSet<SecretName>,
     /// When requests came by an edit.
@@ -67,6 +69,7 @@ impl Pod {
             inherited: None,
             reading: None,
             asks: HashMap::new(),
+            wanted: None,
             asked: HashSet::new(),
             edited: HashMap::new(),
             hang: None,
@@ -81,6 +84,7 @@ impl Pod {
                 self.edited.entry(ask.clone()).or_insert(api_time);
             }
         }
+        self.wanted = Some(asks.iter().collect::<HashSet<_>>().len());
         self.asks.retain(|ask, _| asks.contains(ask));
         self.edited.retain(|ask, _| asks.contains(ask));
     }
@@ -98,6 +102,11 @@ impl Pod {
         hang.looks = (hang.looks + 1).min(HANG_LOOKS.len() - 1);
         hang.next_at = now + HANG_LOOKS[hang.looks];
         true
+    }
+
+    /// Whether all that it asks for is known: its workload and its annotation could be read, and each request was tried once.
+    pub(super) fn is_known(&self) -> bool {
+        self.reading.is_none() && self.wanted == Some(self.asks.len()) && self.asks.keys().all(Result::is_ok)
     }
 
     pub(super) fn settle(&mut self, ask: Ask, state: State) {

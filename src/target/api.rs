@@ -26,7 +26,7 @@ use crate::{
 /// Replies carry no data; what is longer is not read.
 const MAX_REPLY_BYTES: usize = 64 * 1024;
 /// A whole Secret in base64, and its metadata.
-const MAX_OBJECT_BYTES: usize = 2 * 1024 * 1024;
+pub(super) const MAX_OBJECT_BYTES: usize = 2 * 1024 * 1024;
 /// For the body of a reply; the wait for its head is bounded by the client.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests under way. Each has a connection of its own (HTTP/1.1); with more, an API server answers no sooner
@@ -78,6 +78,9 @@ pub(super) enum Mode {
     DryRun,
 }
 
+/// Code and body.
+pub(super) type Answer = (u16, Zeroizing<Vec<u8>>);
+
 /// Sends Secrets and ConfigMaps.
 #[derive(Clone)]
 pub(super) struct Objects {
@@ -108,25 +111,29 @@ impl Objects {
         self.exchange(Verb::Create, url(body.kind(), own_namespace, None, Mode::DryRun), body).await
     }
 
-    /// Reads an object with its data: code and body, which is zeroized.
+    /// Reads an object with its data: code and body, which is zeroized. `None` where the body is longer than `most`.
     ///
     /// RBAC: `get`, which the agent has on masters alone.
-    pub(super) async fn read(&self, target: &Target) -> Result<(u16, Zeroizing<Vec<u8>>), TargetError> {
+    pub(super) async fn read(&self, target: &Target, most: usize) -> Result<Option<Answer>, TargetError> {
         let url = url(target.kind, target.namespace(), Some(target.name.as_str()), Mode::Store);
         let request = Request::get(url).header(header::ACCEPT, "application/json").body(Body::empty());
         let _permit = self.permits.acquire().await.map_err(unreachable)?;
         let reply = self.client.send(request.map_err(unreachable)?).await.map_err(unreachable)?;
         let code = reply.status().as_u16();
         let read = async {
-            let mut frames = Limited::new(reply.into_body(), MAX_OBJECT_BYTES);
+            let mut frames = reply.into_body();
             let mut body = Zeroizing::new(Vec::with_capacity(MAX_REPLY_BYTES));
             while let Some(frame) = frames.frame().await {
                 if let Ok(data) = frame.map_err(unreachable)?.into_data() {
+                    let is_too_long = body.len() + data.len() > most;
                     append(&mut body, &data);
                     wipe(data);
+                    if is_too_long {
+                        return Ok(None);
+                    }
                 }
             }
-            Ok((code, body))
+            Ok(Some((code, body)))
         };
         tokio::time::timeout(REPLY_TIMEOUT, read).await.map_err(unreachable)?
     }

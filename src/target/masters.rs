@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::{
     NODE, SOURCE, SOURCE_KIND, SOURCE_PATH, SOURCE_VERSION, SYNCED_AT, SYNCED_THROUGH, TargetError, WHOLE,
-    api::{Home, Mode, Objects, Target},
+    api::{Home, MAX_OBJECT_BYTES, Mode, Objects, Target},
     body::{MARKER, ObjectBody, from_printable, printable},
     held::Known,
     reply::{Reply, Stored, Verb, classify_read},
@@ -48,6 +48,8 @@ pub struct Master {
     pub stored: Stored,
     /// Which value it holds.
     pub known: Known,
+    /// When the store was asked for it, by the API server's clock.
+    pub asked_at: Timestamp,
     /// The value.
     pub payload: SecretPayload,
     /// The share of the memory bound that the value takes.
@@ -71,6 +73,8 @@ pub struct Draft<'a> {
     pub store: Kind,
     /// The value.
     pub fetched: &'a Fetched,
+    /// When the store was asked for it, by the API server's clock.
+    pub asked_at: Timestamp,
 }
 
 impl MasterStore {
@@ -79,9 +83,15 @@ impl MasterStore {
         Self { objects, namespace, node, clock, payloads, bodies }
     }
 
-    /// Now, by the API server's clock, in RFC 3339.
-    pub fn now(&self) -> String {
-        self.clock.now().to_string()
+    /// Now, by the API server's clock, in whole seconds.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// A time that stands on a master. What lies ahead of the API server's clock was not written by an agent, and counts for
+    /// nothing.
+    pub fn believe(&self, time: Option<Timestamp>) -> Timestamp {
+        self.clock.believe(time).unwrap_or(Timestamp::UNIX_EPOCH)
     }
 
     fn target(&self, place: &Place) -> Target {
@@ -95,26 +105,31 @@ impl MasterStore {
     pub async fn read(&self, place: &Place, source: &str) -> Result<Option<Master>, TargetError> {
         let target = self.target(place);
         let mut reserved = self.payloads.reserve(USUAL_BYTES).await;
-        let (code, body) = self.objects.read(&target).await?;
+        let (code, body) = match self.objects.read(&target, USUAL_BYTES).await? {
+            Some(answer) => answer,
+            // Asked for again: a body that grows while others wait for memory would be bounded by nothing.
+            None => {
+                drop(reserved);
+                reserved = self.payloads.reserve(MAX_OBJECT_BYTES).await;
+                self.objects.read(&target, MAX_OBJECT_BYTES).await?.ok_or_else(|| unreadable(&target))?
+            }
+        };
         if code != 200 {
             return match classify_read(code, &body, &target.to_string()) {
                 None => Ok(None),
                 Some(error) => Err(self.explain(error)),
             };
         }
-        if body.len() > USUAL_BYTES {
-            drop(reserved);
-            reserved = self.payloads.reserve(body.len()).await;
-        }
         let wire: Wire = serde_json::from_slice(&body).map_err(|_| unreadable(&target))?;
+        let asked_at = self.believe(wire.annotation(SYNCED_AT).parse().ok());
         let (stored, known, payload) = wire.into_master(place.kind, source, &target)?;
+        drop(body);
         ByteBudget::shrink(&mut reserved, payload.len());
-        // What lies ahead of the API server's clock was not written by an agent.
-        let through = self.clock.believe(Some(known.through)).unwrap_or(Timestamp::UNIX_EPOCH);
-        Ok(Some(Master { stored, known: Known { through, ..known }, payload, reserved }))
+        let through = self.believe(Some(known.through));
+        Ok(Some(Master { stored, known: Known { through, ..known }, asked_at, payload, reserved }))
     }
 
-    /// Creates a master, or replaces exactly the state that was read. `None`: somebody was faster.
+    /// Creates a master, or replaces exactly the state that was read; gives the new state. `None`: somebody was faster.
     ///
     /// # Errors
     /// [`TargetError`]; what was there stays as it was.
@@ -123,7 +138,7 @@ impl MasterStore {
         place: &Place,
         draft: &Draft<'_>,
         replacing: Option<&Stored>,
-    ) -> Result<Option<Known>, TargetError> {
+    ) -> Result<Option<(Stored, Known)>, TargetError> {
         let target = self.target(place);
         let verb = if replacing.is_some() { Verb::Update } else { Verb::Create };
         let Fetched { payload, seen_through, .. } = draft.fetched;
@@ -133,7 +148,7 @@ impl MasterStore {
             .source(SOURCE, &draft.remote.source_id())
             .annotate(SOURCE_PATH, &draft.remote.path)
             .annotate(SOURCE_VERSION, payload.version())
-            .annotate(SYNCED_AT, &self.clock.now().to_string())
+            .annotate(SYNCED_AT, &draft.asked_at.to_string())
             .annotate(SYNCED_THROUGH, &seen_through.to_string())
             .annotate(NODE, &self.node)
             .value(payload)
@@ -142,7 +157,9 @@ impl MasterStore {
             body = body.annotate(WHOLE, "true");
         }
         match self.objects.send(verb, Mode::Store, &target, body).await {
-            Reply::Accepted(_) => Ok(Some(Known { version: printable(payload.version()), through: *seen_through })),
+            Reply::Accepted(stored) => {
+                Ok(Some((stored, Known { version: printable(payload.version()), through: *seen_through })))
+            }
             Reply::Exists | Reply::Changed | Reply::Absent => Ok(None),
             Reply::NamespaceGone => Err(TargetError::NoMasters { namespace: self.namespace.to_string() }),
             Reply::Refused(error) => Err(self.explain(error)),
@@ -198,6 +215,10 @@ impl<'de> Deserialize<'de> for Wiped {
 }
 
 impl Wire {
+    fn annotation(&self, name: &str) -> &str {
+        self.metadata.annotations.get(name).map(String::as_str).unwrap_or_default()
+    }
+
     fn into_master(
         self,
         kind: ObjectKind,

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::{
     NODE, SYNCED_AT, TargetError,
-    api::{Home, Mode, Target},
+    api::{Home, MAX_OBJECT_BYTES, Mode, Target},
     body::ObjectBody,
     masters::MasterStore,
     reply::{Reply, Verb, classify_read},
@@ -49,12 +49,12 @@ impl MasterStore {
     /// [`TargetError`].
     pub async fn read_record(&self) -> Result<Option<Record>, TargetError> {
         let Some(target) = self.record() else { return Ok(None) };
-        let (code, body) = self.objects.read(&target).await?;
+        let unreadable = || TargetError::NoMaster { target: target.to_string() };
+        let (code, body) = self.objects.read(&target, MAX_OBJECT_BYTES).await?.ok_or_else(unreadable)?;
         if code != 200 {
             return classify_read(code, &body, &target.to_string()).map_or(Ok(None), |error| Err(self.explain(error)));
         }
-        let wire: Wire =
-            serde_json::from_slice(&body).map_err(|_| TargetError::NoMaster { target: target.to_string() })?;
+        let wire: Wire = serde_json::from_slice(&body).map_err(|_| unreadable())?;
         Ok(Some(Record { data: wire.data, resource_version: wire.metadata.resource_version }))
     }
 

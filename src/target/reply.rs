@@ -50,6 +50,14 @@ pub struct Stored {
     pub resource_version: String,
 }
 
+impl Stored {
+    /// How late the state is among all states of objects of its kind, also across deletions (KEP-5504); `None` where that is not
+    /// known.
+    pub fn revision(&self) -> Option<u64> {
+        self.resource_version.parse().ok()
+    }
+}
+
 /// The parts of `metav1.Status` that tell replies apart; of an object that was stored, its metadata.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Status {
