@@ -7,45 +7,39 @@ use std::{
 
 use tokio::time::Instant;
 
-/// What a store said about a source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Said {
-    /// It has a value.
-    There,
-    /// There is no such secret: the store's own word, and nothing else.
-    NotThere,
-    /// Anything else: denied, throttled, down, in no state to be read.
-    Nothing,
-}
+use crate::{provider::Presence, target::Stored};
 
-/// Since when something is suspected, without a word against it.
+/// What is suspected, since when, and with which masters in between: one that was written shows that somebody got a value.
 #[derive(Debug, Default)]
-pub(super) struct Suspicions {
-    since: HashMap<String, Instant>,
-}
+pub(super) struct Suspicions(HashMap<String, (Instant, Vec<Stored>)>);
 
 impl Suspicions {
-    /// Takes note of one look; says whether two that are `apart` agree.
-    pub(super) fn note(&mut self, what: &str, suspected: bool, apart: Duration) -> bool {
+    /// Takes note of one look; says whether two that are `apart` agree, with nothing else seen between them.
+    pub(super) fn note(&mut self, what: &str, suspected: bool, masters: &[Stored], apart: Duration) -> bool {
         if !suspected {
-            self.since.remove(what);
+            self.0.remove(what);
             return false;
         }
         let now = Instant::now();
-        let since = *self.since.entry(what.to_owned()).or_insert(now);
-        now.duration_since(since) >= apart && now != since
+        match self.0.get(what) {
+            Some((since, before)) if before == masters => now.duration_since(*since) >= apart && now != *since,
+            _ => {
+                self.0.insert(what.to_owned(), (now, masters.to_vec()));
+                false
+            }
+        }
     }
 
     /// Forgets what is not looked at any more.
-    pub(super) fn keep_only(&mut self, looked_at: &HashSet<String>) {
-        self.since.retain(|what, _| looked_at.contains(what));
+    pub(super) fn keep_only(&mut self, looked_at: &HashSet<&str>) {
+        self.0.retain(|what, _| looked_at.contains(what.as_str()));
     }
 }
 
 /// Instances of which one source at least was found in this round. An instance that has nothing at all is as likely the
 /// wrong one: another region, an empty emulator, a store that was restored from nothing.
-pub(super) fn believed(answers: &[(String, Said)]) -> HashSet<&str> {
-    answers.iter().filter(|(_, said)| *said == Said::There).map(|(instance, _)| instance.as_str()).collect()
+pub(super) fn believed(answers: &[(String, Presence)]) -> HashSet<&str> {
+    answers.iter().filter(|(_, said)| *said == Presence::There).map(|(instance, _)| instance.as_str()).collect()
 }
 
 #[cfg(test)]
@@ -57,7 +51,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn twice_and_far_enough_apart_and_nothing_else_between() {
         let mut suspicions = Suspicions::default();
-        let mut look = |suspected| suspicions.note("a", suspected, APART);
+        let mut look = |suspected| suspicions.note("a", suspected, &[], APART);
         assert!(!look(true), "once");
         assert!(!look(true), "at once again");
         tokio::time::advance(Duration::from_secs(599)).await;
@@ -70,14 +64,30 @@ mod tests {
         tokio::time::advance(APART).await;
         assert!(look(true));
         suspicions.keep_only(&HashSet::new());
-        assert!(!suspicions.note("a", true, APART), "it was not looked at");
-        assert!(!suspicions.note("b", true, Duration::ZERO), "never at the first look");
+        assert!(!suspicions.note("a", true, &[], APART), "it was not looked at");
+        assert!(!suspicions.note("b", true, &[], Duration::ZERO), "never at the first look");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_master_that_was_written_meanwhile_is_a_word_against_it() {
+        let mut suspicions = Suspicions::default();
+        let state = |version: &str| [Stored { uid: "u".into(), resource_version: version.into() }];
+        let mut look = |version: &str| suspicions.note("a", true, &state(version), APART);
+        assert!(!look("1"));
+        tokio::time::advance(APART).await;
+        assert!(!look("2"), "from the beginning");
+        tokio::time::advance(APART).await;
+        assert!(look("2"));
     }
 
     #[test]
     fn an_instance_that_has_nothing_is_not_believed() {
-        let answers =
-            [("full", Said::There), ("full", Said::NotThere), ("empty", Said::NotThere), ("down", Said::Nothing)];
+        let answers = [
+            ("full", Presence::There),
+            ("full", Presence::Absent),
+            ("empty", Presence::Absent),
+            ("other", Presence::Unknown),
+        ];
         let answers = answers.map(|(instance, said)| (instance.to_owned(), said));
         assert_eq!(believed(&answers), HashSet::from(["full"]));
     }

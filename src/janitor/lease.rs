@@ -2,7 +2,10 @@
 //!
 //! RBAC there: `get`, `create` and `update` on leases (coordination.k8s.io).
 
-use std::{sync::Mutex, time::Duration};
+use std::{
+    sync::Mutex,
+    time::{Duration, SystemTime},
+};
 
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -26,7 +29,7 @@ const MARGIN: Duration = Duration::from_secs(20);
 pub(super) struct Election {
     leases: Api<Lease>,
     me: String,
-    renewed_at: Mutex<Option<Instant>>,
+    renewed_at: Mutex<Option<(Instant, SystemTime)>>,
 }
 
 /// Somebody else's lease, as it was first seen: whether it has run out, the passing of time here tells, and no clock.
@@ -44,14 +47,18 @@ impl Election {
     /// Whether nobody else may be at work now. To be asked before each deletion.
     pub(super) fn is_mine(&self) -> bool {
         let renewed_at = *self.renewed_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        renewed_at.is_some_and(|at| at.elapsed() < DURATION - MARGIN)
+        // The first clock stands still while the machine sleeps. The second may be set: forward, which ends a lease early, or back,
+        // when the first one counts.
+        renewed_at.is_some_and(|(at, by_the_wall)| {
+            at.elapsed().max(by_the_wall.elapsed().unwrap_or_default()) < DURATION - MARGIN
+        })
     }
 
     /// Takes the lease when it is free, and renews it. Never ends.
     pub(super) async fn run(&self) {
         let mut seen = None;
         loop {
-            let started = Instant::now();
+            let started = (Instant::now(), SystemTime::now());
             match self.try_once(&mut seen).await {
                 Ok(true) => {
                     let mut renewed = self.renewed_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

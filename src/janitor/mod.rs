@@ -7,48 +7,44 @@
 //! A replica goes when its source is gone for the store itself, which said so twice, far enough apart; or when somebody deleted
 //! its master and no pod asks for it. Everything that is not known, late, denied or too much at once leaves all as it is.
 
+mod clean_up;
 mod evidence;
 mod lease;
+mod lists;
 mod plan;
 mod remove;
 mod report;
 mod start;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
     time::Duration,
 };
 
 use futures::future::join3;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::{Api, Client, ResourceExt as _, api::ListParams, core::PartialObjectMeta};
-use tokio::time::Instant;
+use kube::Client;
 
 pub use report::table;
 pub use start::{dry_run, run};
 
 use self::{
-    evidence::{Said, Suspicions, believed},
+    evidence::{Suspicions, believed},
     lease::Election,
-    plan::{Listed, NodeRecord, Orphan, Why},
-    remove::{Removed, Remover},
+    lists::{Lister, Lists},
+    plan::{Listed, Orphan},
+    remove::{Judgement, Remover},
     report::Teller,
 };
 use crate::{
     config::JanitorConfig,
     error::{BoxError, chain},
-    masters::{MastersNamespace, Replica},
+    masters::MastersNamespace,
     metrics::Metrics,
-    provider::{ProviderError, Registry},
-    request::{ObjectKind, RemoteRef, SecretName},
-    target::{RECORD, SOURCE, SOURCE_KIND, Stored},
+    provider::{Presence, Registry},
+    request::RemoteRef,
+    target::Stored,
 };
-
-/// A record that was not written for so long is of a node that is gone: an agent writes at least every hour.
-const STALE: Duration = Duration::from_secs(24 * 60 * 60);
-/// The most objects that one request lists.
-const PAGE: u32 = 500;
 
 /// Looks after replicas.
 pub struct Janitor {
@@ -62,28 +58,25 @@ pub struct Janitor {
     metrics: Arc<Metrics>,
 }
 
-/// What is there, by complete lists of the same round.
-struct Lists {
-    masters: Vec<Listed>,
-    records: Vec<NodeRecord>,
-}
-
 /// What is remembered from one round to the next.
-#[derive(Default)]
 struct Memory {
     gone: Suspicions,
     taken: Suspicions,
-    /// By name: the state of a record, and since when it is in that.
-    records: HashMap<String, (String, Instant)>,
+    lister: Lister,
 }
 
-/// What a round found.
+/// What a round found. Everything in it was looked at.
 #[derive(Default)]
 pub struct Findings {
     orphans: Vec<Orphan>,
+    /// What looks like an orphan and stays: why.
+    kept: Vec<(Orphan, String)>,
     /// Masters of sources that are gone.
     masters: Vec<Listed>,
+    /// How many replicas pods ask for, or are orphans.
     known: usize,
+    /// How many masters there are.
+    all_masters: usize,
 }
 
 impl Janitor {
@@ -112,25 +105,28 @@ impl Janitor {
     }
 
     async fn work(&self) {
-        let mut memory = Memory::default();
+        let mut memory = self.nothing();
         loop {
             if self.election.is_mine() {
-                match self.look(&mut memory).await {
-                    Ok(findings) => self.clean_up(findings).await,
-                    Err(error) => {
-                        // What was suspected before was not looked at since.
-                        memory = Memory::default();
-                        tracing::warn!(
-                            error = chain(&*error),
-                            "masters and records could not be read: nothing is deleted"
-                        );
-                    }
+                let outcome = match self.look(&mut memory).await {
+                    Ok(findings) => self.clean_up(findings, &mut memory.lister).await,
+                    Err(error) => Err(error),
+                };
+                if let Err(error) = outcome {
+                    // What was suspected before was not looked at since.
+                    memory = self.nothing();
+                    tracing::warn!(error = chain(&*error), "masters and records could not be read: nothing is deleted");
                 }
             } else {
-                memory = Memory::default();
+                memory = self.nothing();
             }
             tokio::time::sleep(self.config.every).await;
         }
+    }
+
+    fn nothing(&self) -> Memory {
+        let lister = Lister::new(self.client.clone(), self.namespace.clone());
+        Memory { gone: Suspicions::default(), taken: Suspicions::default(), lister }
     }
 
     /// What would go, after two looks that are far enough apart. Deletes nothing.
@@ -138,7 +134,7 @@ impl Janitor {
     /// # Errors
     /// Where masters or records cannot be read.
     pub async fn dry_run(&self) -> Result<Findings, BoxError> {
-        let mut memory = Memory::default();
+        let mut memory = self.nothing();
         self.look(&mut memory).await?;
         tokio::time::sleep(self.config.confirm_after).await;
         self.look(&mut memory).await
@@ -146,190 +142,81 @@ impl Janitor {
 
     /// One round.
     async fn look(&self, memory: &mut Memory) -> Result<Findings, BoxError> {
-        let lists = self.lists(memory).await?;
-        let gone = self.gone(&lists, memory).await;
-        // That may have taken long: what pods ask for by now counts.
-        let lists = self.lists(memory).await?;
-        let without = plan::without_master(&lists.masters, &lists.records);
-        memory.taken.keep_only(&without.iter().cloned().collect());
-        let apart = self.config.confirm_after;
-        let taken: HashSet<String> =
-            without.into_iter().filter(|source| memory.taken.note(source, true, apart)).collect();
-        let orphans = plan::orphans(&lists.records, &gone, &taken);
-        let masters = lists.masters.into_iter().filter(|master| gone.contains(&master.source)).collect();
-        Ok(Findings { orphans, masters, known: plan::known(&lists.records) })
+        let before = memory.lister.lists().await?.masters;
+        let gone = self.gone(&before, memory).await;
+        // That may have taken long: what is there and what pods ask for by now counts.
+        let Lists { masters, replicas } = memory.lister.lists().await?;
+        let taken = taken(&replicas.without_master(&masters), memory, self.config.confirm_after);
+        let mut findings = Findings { all_masters: masters.len(), ..Findings::default() };
+        for orphan in replicas.orphans(&gone, &taken) {
+            match self.remover.judge(&orphan).await {
+                Ok(Judgement::Orphan(_)) => findings.orphans.push(orphan),
+                Ok(Judgement::Another) => {}
+                Ok(Judgement::Dead) => memory.lister.bury(&orphan.states),
+                Ok(Judgement::Kept(reason)) => findings.kept.push((orphan, reason)),
+                Err(error) => findings.kept.push((orphan, chain(&*error))),
+            }
+        }
+        findings.known = replicas.in_use() + findings.orphans.iter().filter(|orphan| !orphan.in_use).count();
+        findings.masters = masters.into_iter().filter(|master| gone.contains(&master.source)).collect();
+        Ok(findings)
     }
 
     /// The sources that are gone for the store, which said so now and before.
-    async fn gone(&self, lists: &Lists, memory: &mut Memory) -> HashSet<String> {
-        let mut asked: BTreeMap<&str, (String, Said)> = BTreeMap::new();
-        for master in &lists.masters {
-            if asked.contains_key(master.source.as_str()) {
-                continue;
-            }
-            if let Some(remote) = RemoteRef::of_source_id(&master.source, self.registry.catalogue()) {
-                let said = self.ask(&remote).await;
-                asked.insert(&master.source, (remote.provider.to_string(), said));
-                tokio::time::sleep(self.config.pause).await;
-            }
+    async fn gone(&self, masters: &[Listed], memory: &mut Memory) -> HashSet<String> {
+        let mut by_source: BTreeMap<&str, Vec<Stored>> = BTreeMap::new();
+        for master in masters {
+            by_source.entry(&master.source).or_default().push(master.stored.clone());
         }
-        let answers: Vec<(String, Said)> = asked.values().cloned().collect();
+        let mut answers: Vec<(String, Presence)> = Vec::new();
+        for source in by_source.keys() {
+            let instance = source.split(':').nth(1).unwrap_or_default().to_owned();
+            answers.push((instance, self.presence(source).await));
+            tokio::time::sleep(self.config.pause).await;
+        }
         let believed = believed(&answers);
-        memory.gone.keep_only(&asked.keys().map(|source| (*source).to_owned()).collect());
-        let is_gone = |(source, (instance, said)): (&&str, &(String, Said))| {
-            let suspected = *said == Said::NotThere && believed.contains(instance.as_str());
-            memory.gone.note(source, suspected, self.config.confirm_after).then(|| (*source).to_owned())
+        memory.gone.keep_only(&by_source.keys().copied().collect());
+        let mut gone = HashSet::new();
+        for ((source, masters), (instance, said)) in by_source.into_iter().zip(&answers) {
+            let suspected = *said == Presence::Absent && believed.contains(instance.as_str());
+            if memory.gone.note(source, suspected, &masters, self.config.confirm_after) {
+                gone.insert(source.to_owned());
+            }
+        }
+        gone
+    }
+
+    /// What the store says of a source now.
+    async fn presence(&self, source: &str) -> Presence {
+        let Some(remote) = RemoteRef::of_source_id(source, self.registry.catalogue()) else {
+            return Presence::Unknown;
         };
-        asked.iter().filter_map(is_gone).collect()
-    }
-
-    async fn ask(&self, remote: &RemoteRef) -> Said {
-        match self.registry.look(remote).await {
-            Ok(()) => Said::There,
-            Err(ProviderError::NotFound { .. }) => Said::NotThere,
-            Err(error) => {
-                tracing::info!(provider = %remote.provider, path = remote.path, error = chain(&error), "nothing is known of a source");
-                Said::Nothing
-            }
-        }
-    }
-
-    /// All masters, by their metadata, and all records: each list complete and as new as the API server's storage.
-    async fn lists(&self, memory: &mut Memory) -> Result<Lists, BoxError> {
-        let mut masters = self.masters::<Secret>(ObjectKind::Secret).await?;
-        masters.extend(self.masters::<ConfigMap>(ObjectKind::ConfigMap).await?);
-        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), self.namespace.as_str());
-        let mut found: Vec<ConfigMap> = Vec::new();
-        let mut params = ListParams::default().labels(RECORD).limit(PAGE);
-        loop {
-            let page = api.list(&params).await?;
-            found.extend(page.items);
-            match page.metadata.continue_.filter(|token| !token.is_empty()) {
-                Some(token) => params = params.continue_token(&token),
-                None => break,
-            }
-        }
-        let now = Instant::now();
-        let before = std::mem::take(&mut memory.records);
-        let mut records = Vec::new();
-        for record in found {
-            let (name, version) = (record.name_any(), record.resource_version().unwrap_or_default());
-            let since = match before.get(&name) {
-                Some((known, since)) if *known == version => *since,
-                _ => now,
-            };
-            memory.records.insert(name, (version, since));
-            let replicas = record.data.iter().flatten().filter_map(|(_, text)| Replica::read(text)).collect();
-            records.push(NodeRecord { replicas, is_stale: now.duration_since(since) >= STALE });
-        }
-        Ok(Lists { masters, records })
-    }
-
-    async fn masters<K>(&self, kind: ObjectKind) -> Result<Vec<Listed>, BoxError>
-    where
-        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
-            + Clone
-            + std::fmt::Debug
-            + Send
-            + 'static,
-    {
-        let api: Api<PartialObjectMeta<K>> = Api::namespaced(self.client.clone(), self.namespace.as_str());
-        let mut found = Vec::new();
-        let mut params = ListParams::default().labels(SOURCE_KIND).limit(PAGE);
-        loop {
-            let page = api.list(&params).await?;
-            found.extend(page.items.iter().filter_map(|master| {
-                let source = master.annotations().get(SOURCE)?.clone();
-                let (uid, version) = (master.uid()?, master.resource_version()?);
-                let stored = Stored { uid, resource_version: version };
-                Some(Listed { kind, name: SecretName::checked(master.name_any())?, stored, source })
-            }));
-            match page.metadata.continue_.filter(|token| !token.is_empty()) {
-                Some(token) => params = params.continue_token(&token),
-                None => break,
-            }
-        }
-        Ok(found)
-    }
-
-    /// Deletes what was found, one after the other, at most so many a minute; a source's master when none of its replicas is left.
-    async fn clean_up(&self, findings: Findings) {
-        let is_wave = plan::is_a_wave(findings.orphans.len(), findings.known) && !self.config.allow_waves;
-        self.metrics.janitor(findings.orphans.len(), is_wave);
-        if is_wave {
-            tracing::error!(
-                orphans = findings.orphans.len(),
-                known = findings.known,
-                "so many replicas became orphans that this looks like a mistake: nothing is deleted; look at `jasm-agent janitor \
-                 --dry-run`, and allow it with --allow-waves"
-            );
-            return;
-        }
-        let mut kept: HashSet<String> = HashSet::new();
-        for orphan in &findings.orphans {
-            if !self.election.is_mine() {
-                return;
-            }
-            let done = self.remover.replica(orphan).await;
-            self.tell(orphan, &done).await;
-            match done {
-                Ok(Removed::Deleted) => tokio::time::sleep(self.config.between_deletions()).await,
-                Ok(Removed::Gone) => {}
-                Ok(Removed::Kept(_)) | Err(_) => drop(kept.insert(orphan.source.clone())),
-            }
-        }
-        for master in findings.masters.iter().filter(|master| !kept.contains(&master.source)) {
-            if !self.election.is_mine() {
-                return;
-            }
-            let done = self.remover.master(self.namespace.as_str(), master).await;
-            let (name, source) = (master.name.as_str(), master.source.as_str());
-            match done {
-                Ok(Removed::Deleted) => {
-                    self.metrics.janitor_deleted("master");
-                    tracing::info!(master = name, source, "deleted: its source is gone, and so are its replicas");
-                    tokio::time::sleep(self.config.between_deletions()).await;
-                }
-                Ok(other) => tracing::warn!(master = name, source, outcome = ?other, "a master was not deleted"),
-                Err(error) => tracing::warn!(master = name, source, error = chain(&*error), "a master was not deleted"),
-            }
-        }
-    }
-
-    async fn tell(&self, orphan: &Orphan, done: &Result<Removed, BoxError>) {
-        let (namespace, name, source) = (orphan.namespace.as_str(), orphan.name.as_str(), orphan.source.as_str());
-        let (kind, why) = (orphan.kind.as_str(), orphan.why.as_str());
-        match done {
-            Ok(Removed::Deleted) => {
-                self.metrics.janitor_deleted(why);
-                tracing::info!(kind, namespace, name, source, why, "deleted");
-                self.teller.deleted(orphan).await;
-            }
-            Ok(Removed::Gone) => tracing::debug!(kind, namespace, name, source, why, "it is not there any more"),
-            Ok(Removed::Kept(reason)) => tracing::warn!(kind, namespace, name, source, why, reason, "not deleted"),
-            Err(error) => {
-                tracing::warn!(kind, namespace, name, source, why, error = chain(&**error), "not deleted");
-            }
-        }
+        self.registry.presence(&remote).await.unwrap_or_else(|error| {
+            tracing::info!(source, error = chain(&error), "nothing is known of a source");
+            Presence::Unknown
+        })
     }
 }
 
+/// Sources whose masters were missing in two lists, far enough apart.
+fn taken(without_master: &BTreeSet<&str>, memory: &mut Memory, apart: Duration) -> HashSet<String> {
+    memory.taken.keep_only(&without_master.iter().copied().collect());
+    let missing = without_master.iter().filter(|source| memory.taken.note(source, true, &[], apart));
+    missing.map(|source| (*source).to_owned()).collect()
+}
+
 impl Findings {
-    /// One line for each: what would go, and why.
-    pub fn lines(&self) -> Vec<[String; 4]> {
-        let replicas = self.orphans.iter().map(|one| {
-            let object = format!("{} {}/{}", one.kind, one.namespace, one.name);
-            [object, one.source.clone(), one.why.as_str().to_owned(), "replica".to_owned()]
-        });
-        let masters = self.masters.iter().map(|one| {
-            let object = format!("{} {}", one.kind, one.name);
-            [object, one.source.clone(), Why::SourceGone.as_str().to_owned(), "master".to_owned()]
-        });
-        replicas.chain(masters).collect()
+    /// Whether it is too much at once, of replicas or of masters.
+    pub fn is_a_wave(&self) -> bool {
+        plan::is_a_wave(self.orphans.len(), self.known) || plan::is_a_wave(self.masters.len(), self.all_masters)
     }
 
-    /// Whether it is too much at once.
-    pub fn is_a_wave(&self) -> bool {
-        plan::is_a_wave(self.orphans.len(), self.known)
+    /// Masters that go: those of which no replica stays.
+    fn masters_without<'a>(&'a self, kept: &HashSet<&str>) -> impl Iterator<Item = &'a Listed> {
+        self.masters.iter().filter(|master| !kept.contains(master.source.as_str()))
+    }
+
+    fn kept_sources(&self) -> HashSet<&str> {
+        self.kept.iter().map(|(orphan, _)| orphan.source.as_str()).collect()
     }
 }

@@ -1,6 +1,6 @@
 //! Which replicas and masters are to go, and why. Pure; from complete lists alone.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet, btree_map::Entry};
 
 use crate::{
     masters::Replica,
@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Why something is to go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Why {
     /// The store said twice that there is no such secret.
     SourceGone,
@@ -28,7 +28,7 @@ impl Why {
 }
 
 /// A replica that is to go.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Orphan {
     pub(super) kind: ObjectKind,
     pub(super) namespace: String,
@@ -37,6 +37,8 @@ pub(super) struct Orphan {
     pub(super) states: Vec<Stored>,
     pub(super) source: String,
     pub(super) why: Why,
+    /// Whether a pod asks for it.
+    pub(super) in_use: bool,
 }
 
 /// A master as the list has it.
@@ -48,58 +50,82 @@ pub(super) struct Listed {
     pub(super) source: String,
 }
 
-/// What a node said of its replicas.
-#[derive(Debug, Clone, Default)]
-pub(super) struct NodeRecord {
-    pub(super) replicas: Vec<Replica>,
-    /// Its agent has not written for so long that the node is gone: what it said of its pods counts no more.
-    pub(super) is_stale: bool,
+/// Which object: namespace, name and kind.
+type Object = (String, String, ObjectKind);
+
+/// What the nodes' records say of all replicas.
+#[derive(Debug, Default)]
+pub(super) struct Replicas {
+    seen: BTreeMap<Object, Seen>,
+    /// Namespace and name of each object that a pod asks for.
+    in_use: HashSet<(String, String)>,
 }
 
-/// Sources that replicas are made from and that have no master. Whether one was taken away, time has to tell.
-pub(super) fn without_master(masters: &[Listed], records: &[NodeRecord]) -> BTreeSet<String> {
-    let with_master: HashSet<&str> = masters.iter().map(|master| master.source.as_str()).collect();
-    let known = records.iter().flat_map(|record| &record.replicas).filter(|replica| !replica.stored.uid.is_empty());
-    known.map(|replica| replica.source.clone()).filter(|source| !with_master.contains(source.as_str())).collect()
+#[derive(Debug)]
+struct Seen {
+    /// When it was last written or found, by whichever node.
+    at: String,
+    /// What it was made from then.
+    source: String,
+    /// The states in which nodes knew it, since it is made from that.
+    states: Vec<Stored>,
 }
 
-/// How many replicas the records know of.
-pub(super) fn known(records: &[NodeRecord]) -> usize {
-    let all = records.iter().flat_map(|record| &record.replicas);
-    all.map(|replica| (replica.kind, &replica.namespace, &replica.name)).collect::<BTreeSet<_>>().len()
-}
-
-/// The replicas whose source is `gone`, or whose master was `taken` and that no pod asks for. Where nodes disagree about a
-/// replica's source, who saw it last is right.
-pub(super) fn orphans(records: &[NodeRecord], gone: &HashSet<String>, taken: &HashSet<String>) -> Vec<Orphan> {
-    let in_use: HashSet<(&str, &str)> = records
-        .iter()
-        .filter(|record| !record.is_stale)
-        .flat_map(|record| &record.replicas)
-        .filter(|replica| replica.in_use)
-        .map(|replica| (replica.namespace.as_str(), replica.name.as_str()))
-        .collect();
-    let mut by_object: BTreeMap<_, Vec<&Replica>> = BTreeMap::new();
-    for replica in records.iter().flat_map(|record| &record.replicas).filter(|one| !one.stored.uid.is_empty()) {
-        by_object.entry((replica.kind, &replica.namespace, &replica.name)).or_default().push(replica);
-    }
-    let orphan = |((kind, namespace, name), seen): ((ObjectKind, &String, &String), Vec<&Replica>)| {
-        let source = &seen.iter().max_by_key(|one| &one.at)?.source;
-        let why = match (gone.contains(source), taken.contains(source)) {
-            (true, _) => Why::SourceGone,
-            (false, true) if !in_use.contains(&(namespace.as_str(), name.as_str())) => Why::MasterTaken,
-            _ => return None,
-        };
-        let mut states: Vec<Stored> = Vec::new();
-        for one in seen.iter().filter(|one| one.source == *source) {
-            if !states.contains(&one.stored) {
-                states.push(one.stored.clone());
+impl Replicas {
+    /// Takes in what one node says of one replica. Where nodes disagree about its source, who saw it last is right.
+    /// `counts`: whether what the node says of its pods counts.
+    pub(super) fn add(&mut self, replica: Replica, counts: bool) {
+        let Replica { kind, namespace, name, stored, source, master: _, at, in_use } = replica;
+        if in_use && counts {
+            self.in_use.insert((namespace.clone(), name.clone()));
+        }
+        if stored.uid.is_empty() {
+            return;
+        }
+        match self.seen.entry((namespace, name, kind)) {
+            Entry::Vacant(entry) => {
+                entry.insert(Seen { at, source, states: vec![stored] });
+            }
+            Entry::Occupied(mut entry) => {
+                let seen = entry.get_mut();
+                if seen.source != source && at > seen.at {
+                    *seen = Seen { at, source, states: vec![stored] };
+                } else if seen.source == source {
+                    seen.at = at.max(std::mem::take(&mut seen.at));
+                    if !seen.states.contains(&stored) {
+                        seen.states.push(stored);
+                    }
+                }
             }
         }
-        let name = SecretName::checked(name.clone())?;
-        Some(Orphan { kind, namespace: namespace.clone(), name, states, source: source.clone(), why })
-    };
-    by_object.into_iter().filter_map(orphan).collect()
+    }
+
+    /// Sources that replicas are made from and that have no master. Whether one was taken away, time has to tell.
+    pub(super) fn without_master(&self, masters: &[Listed]) -> BTreeSet<&str> {
+        let with_master: HashSet<&str> = masters.iter().map(|master| master.source.as_str()).collect();
+        self.seen.values().map(|seen| seen.source.as_str()).filter(|source| !with_master.contains(source)).collect()
+    }
+
+    /// The replicas whose source is `gone`, or whose master was `taken` and that no pod asks for.
+    pub(super) fn orphans(&self, gone: &HashSet<String>, taken: &HashSet<String>) -> Vec<Orphan> {
+        let orphan = |((namespace, name, kind), seen): (&Object, &Seen)| {
+            let in_use = self.in_use.contains(&(namespace.clone(), name.clone()));
+            let why = match (gone.contains(&seen.source), taken.contains(&seen.source)) {
+                (true, _) => Why::SourceGone,
+                (false, true) if !in_use => Why::MasterTaken,
+                _ => return None,
+            };
+            let (namespace, name) = (namespace.clone(), SecretName::checked(name.clone())?);
+            let (states, source) = (seen.states.clone(), seen.source.clone());
+            Some(Orphan { kind: *kind, namespace, name, states, source, why, in_use })
+        };
+        self.seen.iter().filter_map(orphan).collect()
+    }
+
+    /// How many pods ask for, of all nodes.
+    pub(super) fn in_use(&self) -> usize {
+        self.in_use.len()
+    }
 }
 
 /// So many at once are no clean-up but a mistake: a fifth of all, and five in any case are allowed.
@@ -107,14 +133,31 @@ pub(super) fn is_a_wave(orphans: usize, known: usize) -> bool {
     orphans > 5.max(known / 5)
 }
 
-/// Whether a replica that says it is made from `found` is made from this source, by whatever keys and format. Of an id that was
-/// cut by a hash it cannot be told, and the answer is no.
-pub(super) fn is_of(found: &str, source: &str) -> bool {
-    let is_mapping = |more: &str| match source.contains('?') {
+/// What a replica's own word says of a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// It is made from that.
+    This,
+    /// It is made from another.
+    Another,
+    /// What it says was cut by a hash.
+    Unclear,
+}
+
+/// Whether a replica that says it is made from `found` is made from this source, by whatever keys and format.
+pub(super) fn origin(found: &str, source: &str) -> Origin {
+    let (base, has_version) = source.split_once('?').map_or((source, false), |(base, _)| (base, true));
+    if found.strip_prefix(base).is_some_and(|more| more.starts_with("?sha256=")) {
+        return Origin::Unclear;
+    }
+    let is_mapping = |more: &str| match has_version {
         true => more.starts_with('&'),
-        false => more.starts_with('?') && !more.starts_with("?version=") && !more.starts_with("?sha256="),
+        false => more.starts_with('?') && !more.starts_with("?version="),
     };
-    found == source || found.strip_prefix(source).is_some_and(is_mapping)
+    match found == source || found.strip_prefix(source).is_some_and(is_mapping) {
+        true => Origin::This,
+        false => Origin::Another,
+    }
 }
 
 #[cfg(test)]
@@ -134,58 +177,61 @@ mod tests {
         }
     }
 
-    fn record(replicas: Vec<Replica>) -> NodeRecord {
-        NodeRecord { replicas, is_stale: false }
+    fn all(replicas: &[Replica]) -> Replicas {
+        let mut all = Replicas::default();
+        replicas.iter().for_each(|replica| all.add(replica.clone(), true));
+        all
     }
 
     fn set(sources: &[&str]) -> HashSet<String> {
         sources.iter().map(|source| (*source).to_owned()).collect()
     }
 
-    fn found(records: &[NodeRecord], gone: &[&str], taken: &[&str]) -> Vec<(String, Why)> {
-        let orphans = orphans(records, &set(gone), &set(taken));
+    fn found(replicas: &Replicas, gone: &[&str], taken: &[&str]) -> Vec<(String, Why)> {
+        let orphans = replicas.orphans(&set(gone), &set(taken));
         orphans.into_iter().map(|one| (one.name.to_string(), one.why)).collect()
     }
 
     #[test]
     fn what_is_gone_for_the_store_goes_also_where_pods_use_it() {
-        let records = [record(vec![replica("a", "s", "1", true), replica("b", "t", "1", false)])];
-        assert_eq!(found(&records, &["s"], &[]), [("a".to_owned(), Why::SourceGone)]);
-        assert_eq!(found(&records, &[], &[]), []);
+        let replicas = all(&[replica("a", "s", "1", true), replica("b", "t", "1", false)]);
+        assert_eq!(found(&replicas, &["s"], &[]), [("a".to_owned(), Why::SourceGone)]);
+        assert_eq!(found(&replicas, &[], &[]), []);
+        assert!(replicas.orphans(&set(&["s"]), &set(&[]))[0].in_use && replicas.in_use() == 1);
     }
 
     #[test]
     fn what_lost_its_master_goes_only_where_no_pod_of_any_node_asks() {
-        let taken = |records: &[NodeRecord]| found(records, &[], &["s"]);
-        let unused = record(vec![replica("a", "s", "1", false)]);
-        assert_eq!(taken(std::slice::from_ref(&unused)), [("a".to_owned(), Why::MasterTaken)]);
-        let used = record(vec![replica("a", "s", "0", true)]);
-        assert_eq!(taken(&[unused.clone(), used.clone()]), []);
-        let mut waits = used.clone();
-        waits.replicas[0].stored = Stored::default();
-        waits.replicas[0].source = "other".into();
-        assert_eq!(taken(&[unused.clone(), waits]), [], "a pod waits for it, whatever it is to be made from");
-        let gone = NodeRecord { is_stale: true, ..used };
-        assert_eq!(taken(&[unused, gone]), [("a".to_owned(), Why::MasterTaken)], "of a node that is gone");
+        let taken = |replicas: &Replicas| found(replicas, &[], &["s"]);
+        let (unused, used) = (replica("a", "s", "1", false), replica("a", "s", "0", true));
+        let orphan = [("a".to_owned(), Why::MasterTaken)];
+        assert_eq!(taken(&all(std::slice::from_ref(&unused))), orphan);
+        assert_eq!(taken(&all(&[unused.clone(), used.clone()])), []);
+        let waits = Replica { stored: Stored::default(), source: "other".into(), ..used.clone() };
+        assert_eq!(taken(&all(&[unused.clone(), waits])), [], "a pod waits for it, whatever it is to be made from");
+        let mut gone = all(&[unused]);
+        gone.add(used, false);
+        assert_eq!(taken(&gone), orphan, "of a node that is gone");
     }
 
     #[test]
     fn who_saw_a_replica_last_knows_its_source() {
-        let old = record(vec![replica("a", "s", "1", false)]);
-        let new = record(vec![replica("a", "t", "2", true)]);
-        assert_eq!(found(&[old.clone(), new.clone()], &["s"], &["s"]), []);
-        assert_eq!(found(&[old, new], &["t"], &[]), [("a".to_owned(), Why::SourceGone)]);
+        let (old, new) = (replica("a", "s", "1", false), replica("a", "t", "2", true));
+        for both in [all(&[old.clone(), new.clone()]), all(&[new, old])] {
+            assert_eq!(found(&both, &["s"], &["s"]), []);
+            assert_eq!(found(&both, &["t"], &[]), [("a".to_owned(), Why::SourceGone)]);
+            let orphans = both.orphans(&set(&["t"]), &set(&[]));
+            assert_eq!(orphans[0].states.len(), 1, "states from before count no more");
+        }
     }
 
     #[test]
     fn only_states_that_somebody_saw_count() {
-        let mut never = replica("a", "s", "1", false);
-        never.stored = Stored::default();
-        assert_eq!(found(&[record(vec![never])], &["s"], &["s"]), []);
+        let never = Replica { stored: Stored::default(), ..replica("a", "s", "1", false) };
+        assert_eq!(found(&all(&[never]), &["s"], &["s"]), []);
         let (one, two) = (replica("a", "s", "1", false), replica("a", "s", "2", false));
-        let all =
-            orphans(&[record(vec![one.clone()]), record(vec![two.clone(), one.clone()])], &set(&["s"]), &set(&[]));
-        assert_eq!(all[0].states, [one.stored, two.stored]);
+        let both = all(&[one.clone(), two.clone(), one.clone()]);
+        assert_eq!(both.orphans(&set(&["s"]), &set(&[]))[0].states, [one.stored, two.stored]);
     }
 
     #[test]
@@ -196,11 +242,10 @@ mod tests {
             stored: Stored::default(),
             source: "s".into(),
         };
-        let mut waits = replica("c", "u", "1", true);
-        waits.stored = Stored::default();
-        let records = [record(vec![replica("a", "s", "1", true), replica("b", "t", "1", false), waits])];
-        assert_eq!(without_master(&[master], &records), BTreeSet::from(["t".to_owned()]));
-        assert_eq!(without_master(&[], &records).len(), 2);
+        let waits = Replica { stored: Stored::default(), ..replica("c", "u", "1", true) };
+        let replicas = all(&[replica("a", "s", "1", true), replica("b", "t", "1", false), waits]);
+        assert_eq!(replicas.without_master(&[master]), BTreeSet::from(["t"]));
+        assert_eq!(replicas.without_master(&[]).len(), 2);
     }
 
     #[test]
@@ -212,17 +257,20 @@ mod tests {
 
     #[test]
     fn a_replica_is_of_a_source_by_whatever_keys() {
+        use Origin::{Another, This, Unclear};
         for (found, source, want) in [
-            ("v1:aws:/a", "v1:aws:/a", true),
-            ("v1:aws:/a?keys=A", "v1:aws:/a", true),
-            ("v1:aws:/a?version=x&keys=A", "v1:aws:/a?version=x", true),
-            ("v1:aws:/ab", "v1:aws:/a", false),
-            ("v1:aws:/a?version=x", "v1:aws:/a", false),
-            ("v1:aws:/a?sha256=0", "v1:aws:/a", false),
-            ("v1:aws:/a?version=xy", "v1:aws:/a?version=x", false),
-            ("", "v1:aws:/a", false),
+            ("v1:aws:/a", "v1:aws:/a", This),
+            ("v1:aws:/a?keys=A", "v1:aws:/a", This),
+            ("v1:aws:/a?version=x&keys=A", "v1:aws:/a?version=x", This),
+            ("v1:aws:/ab", "v1:aws:/a", Another),
+            ("v1:aws:/a?version=x", "v1:aws:/a", Another),
+            ("v1:aws:/a?sha256=0", "v1:aws:/a", Unclear),
+            ("v1:aws:/a?sha256=0", "v1:aws:/a?version=x", Unclear),
+            ("v1:aws:/ab?sha256=0", "v1:aws:/a", Another),
+            ("v1:aws:/a?version=xy", "v1:aws:/a?version=x", Another),
+            ("", "v1:aws:/a", Another),
         ] {
-            assert_eq!(is_of(found, source), want, "{found} {source}");
+            assert_eq!(origin(found, source), want, "{found} {source}");
         }
     }
 }

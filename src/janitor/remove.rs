@@ -7,13 +7,26 @@ use kube::{Client, client::Body};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::plan::{Listed, Orphan, is_of};
+use super::plan::{Listed, Origin, Orphan, origin};
 use crate::{error::BoxError, request::ObjectKind, target::Stored};
 
 /// How the policy that lets a janitor delete begins its answer to a dry run.
 const FOUND: &str = "jasm:replica ";
 const NOT_OURS: &str = "jasm:not-a-replica";
 const POLICY: &str = "ValidatingAdmissionPolicy 'jasm-janitor'";
+
+/// What stands under an orphan's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Judgement {
+    /// The orphan, in a state in which a node knew it.
+    Orphan(Stored),
+    /// Nothing: the object is gone for ever.
+    Dead,
+    /// Another object, or a replica of something else.
+    Another,
+    /// It is there, and nothing shows that it is the orphan: why.
+    Kept(String),
+}
 
 /// What became of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,21 +48,38 @@ impl Remover {
         Self(client)
     }
 
+    /// Looks at what stands under an orphan's name. A dry run that the policy always refuses, with what the object says of
+    /// itself.
+    pub(super) async fn judge(&self, orphan: &Orphan) -> Result<Judgement, BoxError> {
+        let Orphan { kind, namespace, name, states, source, .. } = orphan;
+        let (code, said) = self.send(*kind, namespace, name.as_str(), &json!({"dryRun": ["All"]})).await?;
+        let found = match (code, said) {
+            (404, _) => return Ok(Judgement::Dead),
+            (403, Said::Policy(said)) => match said.strip_prefix(FOUND).and_then(Found::parse) {
+                Some(found) => found,
+                None if said.starts_with(NOT_OURS) => return Ok(Judgement::Another),
+                None => return Ok(Judgement::Kept(format!("the policy says {said}"))),
+            },
+            (200..300, _) => {
+                return Ok(Judgement::Kept("the admission policy jasm-janitor is not in force".to_owned()));
+            }
+            (code, _) => return Ok(Judgement::Kept(format!("the API server answered {code}"))),
+        };
+        Ok(match origin(&found.source, source) {
+            Origin::Another => Judgement::Another,
+            Origin::Unclear => Judgement::Kept("of which source it is cannot be told from its annotation".to_owned()),
+            Origin::This if states.contains(&found.stored) => Judgement::Orphan(found.stored),
+            Origin::This => Judgement::Kept("it was changed since a node wrote it".to_owned()),
+        })
+    }
+
     /// Deletes a replica, if it is still made from that source, and in a state in which a node knew it.
     pub(super) async fn replica(&self, orphan: &Orphan) -> Result<Removed, BoxError> {
-        let Orphan { kind, namespace, name, states, source, why: _ } = orphan;
-        let found = match self.look(*kind, namespace, name.as_str()).await? {
-            Look::Found(found) => found,
-            Look::Gone => return Ok(Removed::Gone),
-            Look::Refused(said) => return Ok(Removed::Kept(said)),
-        };
-        if !is_of(&found.source, source) {
-            return Ok(Removed::Gone);
+        match self.judge(orphan).await? {
+            Judgement::Orphan(state) => self.delete(orphan.kind, &orphan.namespace, orphan.name.as_str(), &state).await,
+            Judgement::Another | Judgement::Dead => Ok(Removed::Gone),
+            Judgement::Kept(reason) => Ok(Removed::Kept(reason)),
         }
-        if !states.contains(&found.stored) {
-            return Ok(Removed::Kept("it was changed since a node wrote it".to_owned()));
-        }
-        self.delete(*kind, namespace, name.as_str(), &found.stored).await
     }
 
     /// Deletes a master in the state in which it was listed.
@@ -57,30 +87,15 @@ impl Remover {
         self.delete(master.kind, namespace, master.name.as_str(), &master.stored).await
     }
 
-    /// A dry run that the policy always refuses, with what the object says of itself.
-    async fn look(&self, kind: ObjectKind, namespace: &str, name: &str) -> Result<Look, BoxError> {
-        let (code, status) = self.send(kind, namespace, name, &json!({"dryRun": ["All"]})).await?;
-        let message = status.message.as_str();
-        Ok(match (code, message.split_once("denied request: ")) {
-            (404, _) => Look::Gone,
-            (403, Some((by, said))) if by.contains(POLICY) => match said.strip_prefix(FOUND).and_then(Found::parse) {
-                Some(found) => Look::Found(found),
-                None if said.starts_with(NOT_OURS) => Look::Gone,
-                None => Look::Refused(format!("the policy says {said}")),
-            },
-            (200..300, _) => Look::Refused("the admission policy jasm-janitor is not in force".to_owned()),
-            (code, _) => Look::Refused(format!("the API server answered {code}")),
-        })
-    }
-
     async fn delete(&self, kind: ObjectKind, namespace: &str, name: &str, state: &Stored) -> Result<Removed, BoxError> {
         let preconditions = json!({"uid": state.uid, "resourceVersion": state.resource_version});
-        let (code, _) = self.send(kind, namespace, name, &json!({"preconditions": preconditions})).await?;
-        Ok(match code {
-            200..300 => Removed::Deleted,
-            404 => Removed::Gone,
-            409 => Removed::Kept("it was changed in the last moment".to_owned()),
-            code => Removed::Kept(format!("the API server answered {code}")),
+        let (code, said) = self.send(kind, namespace, name, &json!({"preconditions": preconditions})).await?;
+        Ok(match (code, said) {
+            (200..300, _) => Removed::Deleted,
+            (404, _) => Removed::Gone,
+            (409, _) => Removed::Kept("it was changed in the last moment".to_owned()),
+            (403, Said::Policy(said)) => Removed::Kept(format!("the policy says {said}")),
+            (code, _) => Removed::Kept(format!("the API server answered {code}")),
         })
     }
 
@@ -90,7 +105,7 @@ impl Remover {
         namespace: &str,
         name: &str,
         options: &Value,
-    ) -> Result<(u16, Status), BoxError> {
+    ) -> Result<(u16, Said), BoxError> {
         let mut body = options.clone();
         body["apiVersion"] = json!("v1");
         body["kind"] = json!("DeleteOptions");
@@ -104,23 +119,35 @@ impl Remover {
         let code = reply.status().as_u16();
         // A success may hold the object: nobody reads it.
         if (200..300).contains(&code) {
-            return Ok((code, Status::default()));
+            return Ok((code, Said::Nothing));
         }
         let body = http_body_util::BodyExt::collect(http_body_util::Limited::new(reply.into_body(), 64 * 1024)).await?;
-        Ok((code, serde_json::from_slice(&body.to_bytes()).unwrap_or_default()))
+        let status: Status = serde_json::from_slice(&body.to_bytes()).unwrap_or_default();
+        Ok((code, status.said()))
     }
 }
 
-enum Look {
-    Found(Found),
-    Gone,
-    Refused(String),
+/// Who spoke.
+enum Said {
+    /// The janitor's policy, with these words.
+    Policy(String),
+    /// Nobody that matters.
+    Nothing,
 }
 
 #[derive(Debug, Default, Deserialize)]
 struct Status {
     #[serde(default)]
     message: String,
+}
+
+impl Status {
+    fn said(&self) -> Said {
+        match self.message.split_once("denied request: ") {
+            Some((by, said)) if by.contains(POLICY) => Said::Policy(said.to_owned()),
+            _ => Said::Nothing,
+        }
+    }
 }
 
 /// What a replica says of itself.

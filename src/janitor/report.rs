@@ -57,10 +57,32 @@ impl Teller {
     }
 }
 
-/// What would go, as a table.
+/// One line for each: what would go or stay, and why.
+fn lines(findings: &Findings) -> impl Iterator<Item = [String; 4]> {
+    let replica = |one: &Orphan, outcome: String| {
+        [
+            format!("{} {}/{}", one.kind, one.namespace, one.name),
+            one.source.clone(),
+            one.why.as_str().to_owned(),
+            outcome,
+        ]
+    };
+    let kept = findings.kept_sources();
+    let masters = findings.masters.iter().map(move |one| {
+        let outcome =
+            if kept.contains(one.source.as_str()) { "master, stays: a replica stays" } else { "master, goes" };
+        let why = Why::SourceGone.as_str().to_owned();
+        [format!("{} {}", one.kind, one.name), one.source.clone(), why, outcome.to_owned()]
+    });
+    let orphans = findings.orphans.iter().map(move |one| replica(one, "replica, goes".to_owned()));
+    let stay = findings.kept.iter().map(move |(one, reason)| replica(one, format!("replica, stays: {reason}")));
+    orphans.chain(stay).chain(masters)
+}
+
+/// What would go, and what looks like it and would not, as a table.
 pub fn table(findings: &Findings) -> String {
-    let mut rows = vec![["what", "source", "why", "as"].map(str::to_owned)];
-    rows.extend(findings.lines());
+    let mut rows = vec![["what", "source", "why", "outcome"].map(str::to_owned)];
+    rows.extend(lines(findings));
     if rows.len() == 1 {
         return "nothing would go".to_owned();
     }

@@ -1,6 +1,6 @@
 //! Wiring of a janitor, from start to end.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc, time::Duration};
 
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -15,6 +15,9 @@ use crate::{
     probe::{self, Heartbeat, Probes},
     provider::{Registry, read_instances},
 };
+
+/// Between looks at the providers file.
+const LOOK_AT_FILE: Duration = Duration::from_secs(5);
 
 /// Everything that a janitor needs; it makes no request yet.
 ///
@@ -60,12 +63,25 @@ pub async fn run(config: &Config, of: &JanitorConfig, metrics: Arc<Metrics>) -> 
     };
     tokio::select! {
         () = janitor.run() => {}
+        // What one address says of a secret is no word about another's.
+        () = changed(&config.providers_file) => tracing::info!("the providers file has changed: it is to be started anew"),
         () = heartbeat.beat() => {}
         _ = term.recv() => {}
         _ = interrupt.recv() => {}
     }
     tracing::info!("the janitor ends");
     Ok(())
+}
+
+/// Ends when the file is another than now.
+async fn changed(file: &Path) {
+    let before = tokio::fs::read(file).await.ok();
+    loop {
+        tokio::time::sleep(LOOK_AT_FILE).await;
+        if tokio::fs::read(file).await.ok() != before {
+            return;
+        }
+    }
 }
 
 /// What would go. Deletes nothing, and takes as long as two looks are apart.

@@ -51,6 +51,15 @@ pub trait SecretProvider: fmt::Debug + Send + Sync {
     /// [`ProviderError`], classified; the store's own text only in its source.
     async fn fetch(&self, remote: &RemoteRef, identity: &Identity) -> Result<SecretPayload, ProviderError>;
 
+    /// Whether the store itself says that there is no such secret: of no version, and nowhere from where it could be restored.
+    /// Asked by the janitor alone, for which a value is of no use. A store that cannot be trusted with that says nothing.
+    ///
+    /// # Errors
+    /// [`ProviderError`], as of a fetch, and never [`ProviderError::NotFound`].
+    async fn presence(&self, _remote: &RemoteRef) -> Result<Presence, ProviderError> {
+        Ok(Presence::Unknown)
+    }
+
     /// Gets credentials ready, and connections where that costs the store nothing; gives the store's name for the agent.
     /// Every agent does that at its start. The caller bounds its time.
     ///
@@ -71,6 +80,17 @@ pub trait SecretProvider: fmt::Debug + Send + Sync {
     async fn keep_ready(&self) -> Option<Duration> {
         None
     }
+}
+
+/// What a store says of a secret's existence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// It is there, whether or not it can be read now.
+    There,
+    /// There is no such secret.
+    Absent,
+    /// The store has no word for that.
+    Unknown,
 }
 
 /// As whom a store is asked. Part of every fetch's key, so that no value crosses identities.

@@ -10,8 +10,8 @@ use futures::{FutureExt, TryFutureExt, future::join_all};
 use jiff::Timestamp;
 
 use super::{
-    Catalogue, FetchError, FetchKey, Fetched, Identity, InFlight, InstanceConfig, ProviderError, ProviderName,
-    SecretProvider,
+    Catalogue, FetchError, FetchKey, Fetched, Identity, InFlight, InstanceConfig, Presence, ProviderError,
+    ProviderName, SecretProvider,
     circuit::{Change, Circuit},
     http::{Http, TIMEOUT},
     instances::Built,
@@ -192,20 +192,21 @@ impl Registry {
         self.setbacks.stands(&key, reference).or_else(for_all)
     }
 
-    /// Whether a store has a source: fetched, and let go of at once. For nobody's use, and so without any policy.
+    /// Whether a store has a source. No value is given to anybody, and so no policy is asked.
     ///
     /// # Errors
-    /// The store's failure, classified; [`ProviderError::NotFound`] is its own word alone.
-    pub async fn look(&self, remote: &RemoteRef) -> Result<(), ProviderError> {
-        let Some(instance) = self.instances.get(&remote.provider) else {
-            let (provider, path) = (remote.provider.clone(), remote.path.clone());
-            let problem = "the instance is not configured";
-            return Err(ProviderError::Invalid { provider, path, problem, source: None });
+    /// The store's failure, classified; never [`ProviderError::NotFound`].
+    pub async fn presence(&self, remote: &RemoteRef) -> Result<Presence, ProviderError> {
+        let Some(instance) = self.instances.get(&remote.provider) else { return Ok(Presence::Unknown) };
+        let asked = tokio::time::timeout(TIMEOUT, instance.adapter.presence(remote));
+        let outcome = asked.await.unwrap_or_else(|_| Err(no_answer(&remote.provider)));
+        let result = match &outcome {
+            Ok(Presence::Absent) => "not_found",
+            Ok(Presence::There | Presence::Unknown) => "ok",
+            Err(error) => error.result(),
         };
-        let fetched = tokio::time::timeout(TIMEOUT, instance.adapter.fetch(remote, &Identity::Agent));
-        let outcome = fetched.await.unwrap_or_else(|_| Err(no_answer(&remote.provider)));
-        self.metrics.provider_request(&remote.provider, outcome.as_ref().map_or_else(|error| error.result(), |_| "ok"));
-        outcome.map(|_| ())
+        self.metrics.provider_request(&remote.provider, result);
+        outcome
     }
 
     /// Fetches what was admitted, together with everybody who asks for the same.

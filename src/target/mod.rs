@@ -65,7 +65,7 @@ const SYNCED_AT: &str = "jasm.codnod.io/synced-at";
 pub(crate) const SYNCED_THROUGH: &str = "jasm.codnod.io/synced-through";
 const SPEC_SINCE: &str = "jasm.codnod.io/spec-since";
 const WORKLOAD: &str = "jasm.codnod.io/workload";
-const NODE: &str = "jasm.codnod.io/node";
+pub(crate) const NODE: &str = "jasm.codnod.io/node";
 const PROBE: &str = "jasm.codnod.io/probe";
 const WHOLE: &str = "jasm.codnod.io/whole";
 /// The label on masters.

@@ -39,7 +39,7 @@ pub(super) enum Reply {
 }
 
 /// Which object it is, in which state; empty where the reply did not tell.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Stored {
     /// What tells it from an earlier object of the same name.

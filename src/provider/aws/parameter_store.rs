@@ -26,7 +26,7 @@ use zeroize::Zeroizing;
 
 use super::{
     super::{
-        Identity, ProviderError, ProviderName, SecretProvider,
+        Identity, Presence, ProviderError, ProviderName, SecretProvider,
         batch::{Batch, Batches, Outcome, Unasked},
         kind::{self, BuildError, Common, Reference, Store, check_characters, check_length, check_segments},
         pace::{Pace, Turn},
@@ -305,6 +305,26 @@ impl SecretProvider for ParameterStore {
                     ProviderError::Unavailable { provider: provider(), source: "the request was given up".into() }
                 }
             })
+        })
+    }
+
+    /// By its name, which is asked for without decryption. A folder is what is in it: it has no existence of its own.
+    async fn presence(&self, remote: &RemoteRef) -> Result<Presence, ProviderError> {
+        if remote.path.ends_with(ALL_UNDER) {
+            return Ok(Presence::Unknown);
+        }
+        let turn = self.asker.pace.turn().await;
+        let asked = self.asker.account.ask(async |client: Client| {
+            client.get_parameters().names(&remote.path).with_decryption(false).send().await.map_err(Failed::from)
+        });
+        let outcome = asked.await;
+        self.asker.note(turn, outcome.as_ref().err());
+        let answer = outcome.map_err(|failed| self.asker.account.explain(&remote.path, READ, failed))?;
+        let is_named = |name: &String| *name == remote.path;
+        Ok(match (answer.parameters(), answer.invalid_parameters()) {
+            ([_], []) => Presence::There,
+            ([], [name]) if is_named(name) => Presence::Absent,
+            _ => Presence::Unknown,
         })
     }
 

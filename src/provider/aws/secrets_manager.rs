@@ -12,11 +12,11 @@ use serde::Deserialize;
 
 use super::{
     super::{
-        Identity, ProviderError, ProviderName, SecretProvider,
+        Identity, Presence, ProviderError, ProviderName, SecretProvider,
         kind::{self, BuildError, Common, Reference, Store, check_characters, check_length, check_segments},
     },
     Account, Place,
-    failure::Failed,
+    failure::{Failed, Failure},
     name_in_arn,
 };
 use crate::{request::RemoteRef, secret_value::SecretPayload};
@@ -28,6 +28,7 @@ const VERSION_ID: &str = "uuid/";
 /// Colons in an ARN, and one more.
 const PARTS_OF_AN_ARN: usize = 7;
 const READ: &str = "secretsmanager:GetSecretValue";
+const DESCRIBE: &str = "secretsmanager:DescribeSecret";
 /// Asked for to see whether the service answers; that there is none, or no right to it, is an answer.
 const NO_SECRET: &str = "jasm-agent-check";
 
@@ -121,6 +122,20 @@ impl SecretProvider for SecretsManager {
                 problem: "it holds neither text nor bytes",
                 source: None,
             }),
+        }
+    }
+
+    /// Of its description alone: a secret whose deletion is scheduled still has one, and one that has no value yet, too.
+    async fn presence(&self, remote: &RemoteRef) -> Result<Presence, ProviderError> {
+        let described = self
+            .0
+            .ask(async |client| client.describe_secret().secret_id(&remote.path).send().await.map_err(Failed::from));
+        match described.await {
+            Ok(secret) if secret.arn().is_some() => Ok(Presence::There),
+            // No description is without it.
+            Ok(_) => Ok(Presence::Unknown),
+            Err(Failed { failure: Failure::NotFound, .. }) => Ok(Presence::Absent),
+            Err(failed) => Err(self.0.explain(&remote.path, DESCRIBE, failed)),
         }
     }
 

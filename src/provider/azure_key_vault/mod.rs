@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 
 use self::{credential::Credential, transport::LoginHttp};
 use super::{
-    Identity, ProviderError, ProviderName, SecretProvider,
+    Identity, Presence, ProviderError, ProviderName, SecretProvider,
     http::{Http, HttpError, check_address},
     kind::{self, BuildError, Common, Reference, Store},
 };
@@ -156,7 +156,9 @@ impl KeyVault {
             (408 | 500.., _) => ProviderError::Unavailable { provider, source },
             _ if refusal.at_login => credentials(source),
             (401, _) => credentials(source),
-            (404, _) => ProviderError::NotFound { provider, path },
+            (404, "SecretNotFound") => ProviderError::NotFound { provider, path },
+            // Of something in front of the vault.
+            (404, _) => ProviderError::Unavailable { provider, source },
             (403, "SecretDisabled") => ProviderError::Unreadable { provider, path, problem: "it is disabled", source },
             (403, _) => ProviderError::AccessDenied {
                 provider,
@@ -210,11 +212,12 @@ fn causes(error: &Error) -> impl Iterator<Item = &(dyn std::error::Error + 'stat
     std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |error| error.source())
 }
 
-impl Refusal {
-    fn is_of_the_token(&self) -> bool {
-        u16::from(self.status) == 401 && !self.at_login
-    }
+fn is_token_refused<T>(outcome: &azure_core::Result<T>) -> bool {
+    let refusal = outcome.as_ref().err().and_then(Refusal::of);
+    refusal.is_some_and(|refusal| u16::from(refusal.status) == 401 && !refusal.at_login)
+}
 
+impl Refusal {
     /// The first answer in an error's causes. One inside an error about credentials came from the login.
     fn of(error: &Error) -> Option<Self> {
         let mut at_login = false;
@@ -286,14 +289,12 @@ impl SecretProvider for KeyVault {
             secret_version: remote.version.clone(),
             ..SecretClientGetSecretOptions::default()
         };
-        let response = match self.client.get_secret(&remote.path, Some(options.clone())).await {
+        let mut response = self.client.get_secret(&remote.path, Some(options.clone())).await;
+        if is_token_refused(&response) {
             // The SDK keeps a token that was revoked.
-            Err(error) if Refusal::of(&error).is_some_and(|refusal| refusal.is_of_the_token()) => {
-                self.credential.forget().await;
-                self.client.get_secret(&remote.path, Some(options)).await
-            }
-            outcome => outcome,
-        };
+            self.credential.forget().await;
+            response = self.client.get_secret(&remote.path, Some(options)).await;
+        }
         let response = response.map_err(|error| self.explain(remote, &error))?;
         let body = azure_core::Bytes::from(response.into_body());
         let parsed = serde_json::from_slice(&body);
@@ -311,6 +312,22 @@ impl SecretProvider for KeyVault {
         })?;
         let version = bundle.id.rsplit('/').next().unwrap_or_default().to_owned();
         Ok(SecretPayload::new(bundle.value.as_bytes().to_vec(), version))
+    }
+
+    /// A vault says the same of what never was and of what was deleted and can be recovered: so it is asked for both.
+    async fn presence(&self, remote: &RemoteRef) -> Result<Presence, ProviderError> {
+        let latest = RemoteRef { version: None, ..remote.clone() };
+        match self.fetch(&latest, &Identity::Agent).await {
+            Ok(_) | Err(ProviderError::Unreadable { .. }) => return Ok(Presence::There),
+            Err(ProviderError::NotFound { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let deleted = self.client.get_deleted_secret(&remote.path, None).await;
+        match deleted.map_err(|error| self.explain(remote, &error)) {
+            Ok(_) => Ok(Presence::There),
+            Err(ProviderError::NotFound { .. }) => Ok(Presence::Absent),
+            Err(error) => Err(error),
+        }
     }
 
     async fn warm_up(&self) -> Result<String, ProviderError> {

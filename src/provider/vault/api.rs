@@ -182,7 +182,7 @@ impl Api {
         let answer = self.send(self.request("GET", token, path), Bytes::new()).await?;
         match answer.status {
             StatusCode::OK => Ok(answer),
-            StatusCode::NOT_FOUND if is_json(&answer.body) => Err(Failed::NotFound),
+            StatusCode::NOT_FOUND => Err(not_found(&answer.body)),
             status => Err(unexpected(status)),
         }
     }
@@ -241,14 +241,11 @@ fn second(answer: &Answer) -> Result<Read, Failed> {
     }
     let data = match answer.status {
         StatusCode::OK => parse::<Reply>(answer)?.data,
-        // Without metadata there is none of that name.
-        StatusCode::NOT_FOUND if is_json(&answer.body) => {
-            serde_json::from_slice::<Reply>(&answer.body).ok().and_then(|reply| reply.data)
-        }
+        StatusCode::NOT_FOUND => serde_json::from_slice::<Reply>(&answer.body).ok().and_then(|reply| reply.data),
         status => return Err(unexpected(status)),
     };
     match data {
-        None => Err(Failed::NotFound),
+        None => Err(not_found(&answer.body)),
         Some(Data { data: Some(object), metadata }) => {
             Ok(Read { object: object.get().as_bytes().to_vec(), version: metadata.version.to_string() })
         }
@@ -256,6 +253,20 @@ fn second(answer: &Answer) -> Result<Read, Failed> {
             Err(Failed::Gone("the version is destroyed"))
         }
         Some(Data { data: None, .. }) => Err(Failed::Gone("the version is deleted")),
+    }
+}
+
+/// What a 404 means. Of a secret that is not there Vault has nothing to say but that; with more to say it speaks of the mount.
+fn not_found(body: &[u8]) -> Failed {
+    #[derive(Deserialize)]
+    struct Refusal<'a> {
+        #[serde(borrow)]
+        errors: Vec<&'a RawValue>,
+    }
+    match serde_json::from_slice::<Refusal>(body) {
+        Ok(Refusal { errors }) if errors.is_empty() => Failed::NotFound,
+        Ok(_) => Failed::Invalid("Vault knows nothing at the mount of the instance"),
+        Err(_) => unexpected(StatusCode::NOT_FOUND),
     }
 }
 

@@ -20,7 +20,7 @@ use self::{
     session::{Login, Session, Token},
 };
 use super::{
-    Identity, ProviderError, ProviderName, SecretProvider,
+    Identity, Presence, ProviderError, ProviderName, SecretProvider,
     http::{Http, check_address},
     kind::{self, BuildError, Common, Reference, Store, check_characters, check_length, check_segments},
 };
@@ -252,6 +252,17 @@ impl SecretProvider for Vault {
         let Identity::Agent = identity;
         match self.read_logged_in(remote).await {
             Ok(read) => Ok(SecretPayload::new(read.object, read.version)),
+            Err(failed) => Err(self.explain(remote, failed)),
+        }
+    }
+
+    /// By a read of its latest version, of whichever it is asked: one that is deleted still has metadata, from which it can be
+    /// restored.
+    async fn presence(&self, remote: &RemoteRef) -> Result<Presence, ProviderError> {
+        let latest = RemoteRef { version: None, ..remote.clone() };
+        match self.read_logged_in(&latest).await {
+            Ok(_) | Err(Failed::Gone(_)) => Ok(Presence::There),
+            Err(Failed::NotFound) => Ok(Presence::Absent),
             Err(failed) => Err(self.explain(remote, failed)),
         }
     }

@@ -6,7 +6,7 @@ use kube::ResourceExt as _;
 
 use super::{FRESH, Second, master_of, masters_of};
 use crate::support::scene::{Scene, annotation};
-use crate::support::store::Store;
+use crate::support::store::{Fault, Store};
 use crate::support::wait::eventually;
 
 const ROUNDS: usize = 200;
@@ -82,12 +82,7 @@ async fn a_slow_fetch_does_not_replace_what_came_after_it() {
     let gate = scene.store.hold(&path);
     let pod = scene.pod("slow").asks(&path, "slow").create().await;
     gate.held(1).await;
-    let created = pod.metadata.creation_timestamp.expect("a time").0.as_second();
-    eventually("the next second", async || match jiff::Timestamp::now().as_second() {
-        now if now > created => Ok(()),
-        now => Err(now.to_string()),
-    })
-    .await;
+    later(pod.metadata.creation_timestamp.expect("a time").0, 0).await;
     scene.store.put(&path, r#"{"A":"new"}"#).await;
     second.pod(&scene.namespace, "quick").asks(&path, "quick").create().await;
     scene.namespace.wait_for_data("quick", [("A", "new")]).await;
@@ -96,4 +91,37 @@ async fn a_slow_fetch_does_not_replace_what_came_after_it() {
     let master = master_of(&path).await;
     assert_eq!(master.data.as_ref().expect("data")["value"].0, br#"{"A":"new"}"#);
     assert_eq!(annotation(&master, "jasm.codnod.io/node"), second.builder.node().name(), "who was first");
+}
+
+/// Who asked earlier does not win by having seen a newer pod.
+#[tokio::test]
+async fn a_value_that_was_asked_for_earlier_does_not_replace_one_that_was_asked_for_later() {
+    let scene = Scene::central(|builder| builder).await;
+    let way = Store::start(scene.surroundings).await;
+    let second = Second::start(&scene, |builder| builder.env("AWS_ENDPOINT_URL", way.url())).await;
+    let path = scene.store.seed("early", r#"{"A":"old"}"#).await;
+    way.fail(&path, Fault::Unavailable);
+    let older = second.pod(&scene.namespace, "older").asks(&path, "older").create().await;
+    let created = older.metadata.creation_timestamp.expect("a time").0;
+    later(created, 1).await;
+    let gate = scene.store.hold(&path);
+    scene.pod("newer").asks(&path, "newer").create().await;
+    gate.held(1).await;
+    // Two seconds, by clocks that tell whole ones.
+    later(jiff::Timestamp::now(), 2).await;
+    scene.store.put(&path, r#"{"A":"new"}"#).await;
+    way.heal(&path);
+    scene.namespace.wait_for_data("older", [("A", "new")]).await;
+    gate.release();
+    scene.namespace.wait_for_data("newer", [("A", "new")]).await;
+    let master = master_of(&path).await;
+    assert_eq!(annotation(&master, "jasm.codnod.io/node"), second.builder.node().name(), "who asked last");
+}
+
+async fn later(than: jiff::Timestamp, seconds: i64) {
+    eventually("a later second", async || match jiff::Timestamp::now().as_second() {
+        now if now > than.as_second() + seconds => Ok(()),
+        now => Err(now.to_string()),
+    })
+    .await;
 }

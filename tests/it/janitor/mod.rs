@@ -2,6 +2,7 @@
 
 mod deletes;
 mod rights;
+mod stores;
 mod wrongs;
 
 use std::io::{BufRead as _, BufReader};
@@ -43,10 +44,17 @@ struct Stage {
     /// The janitor's way to the stores, on which faults can be put without the agents' noticing.
     store: Store,
     kubeconfig: PathBuf,
+    providers: String,
+    /// The variables that lead a program to stores beside AWS.
+    env: Vec<(&'static str, String)>,
 }
 
 impl Stage {
     async fn set() -> Self {
+        Self::set_with(PROVIDERS.to_owned(), Vec::new()).await
+    }
+
+    async fn set_with(providers: String, env: Vec<(&'static str, String)>) -> Self {
         let surroundings = Surroundings::central().await;
         let masters = unique("masters");
         let all: Api<Namespace> = Api::all(surroundings.admin().await);
@@ -59,12 +67,13 @@ impl Stage {
             surroundings.kubectl(&["apply", "--filename", &file.display().to_string()]).expect("roles");
         }
         let scene = Scene::central(|builder| {
-            builder.env("JASM_MASTERS_NAMESPACE", &masters).freshness(FRESH).providers(PROVIDERS)
+            let builder = builder.env("JASM_MASTERS_NAMESPACE", &masters).freshness(FRESH).providers(&providers);
+            env.iter().fold(builder, |builder, (name, value)| builder.env(name, value))
         })
         .await;
         let store = Store::start(surroundings).await;
         let kubeconfig = kubeconfig(surroundings).await;
-        Self { scene, masters, store, kubeconfig }
+        Self { scene, masters, store, kubeconfig, providers, env }
     }
 
     /// A replica of a new source, and its path.
@@ -128,12 +137,13 @@ impl Stage {
 
     fn janitor_by(&self, kubeconfig: &std::path::Path, more: &[&str]) -> Janitor {
         let providers = self.scene.surroundings.folder(&unique("janitor")).join("providers.yaml");
-        std::fs::write(&providers, PROVIDERS).expect("providers");
+        std::fs::write(&providers, &self.providers).expect("providers");
         let mut command = Command::new(program());
         command.env_clear().env("KUBECONFIG", kubeconfig).env("JASM_LISTEN", "127.0.0.1:0");
         command.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test").env("AWS_REGION", "us-east-1");
         command.env("AWS_ENDPOINT_URL", self.store.url()).env("JASM_PROVIDERS_FILE", providers);
         command.env("JASM_MASTERS_NAMESPACE", &self.masters);
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command.arg("janitor").args(["--every", "1s", "--confirm-after", "2s"]).args(more);
         if !more.contains(&"--max-per-minute") {
             command.args(["--max-per-minute", "600"]);

@@ -30,6 +30,13 @@ async fn the_janitors_token_deletes_replicas_in_a_named_state_and_does_nothing_e
             "uid": secret.uid(), "resourceVersion": secret.resource_version(),
         }})
     };
+    let with = |mut options: Value, more: (&str, Value)| {
+        options[more.0] = more.1;
+        options
+    };
+    stage.replica("held").await;
+    namespace.edit_secret("held", json!({"metadata": {"finalizers": ["example.com/stays"]}})).await;
+    let held = namespace.wait_for_secret("held").await;
     let uid_alone = json!({"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": replica.uid()}});
     let all = format!("/api/v1/namespaces/{}/secrets", namespace.name());
     let master = stage.master(&path).await.expect("a master");
@@ -48,6 +55,29 @@ async fn the_janitors_token_deletes_replicas_in_a_named_state_and_does_nothing_e
         ("a Secret of others", Method::DELETE, secret("plain"), state(&plain), "jasm:not-a-replica"),
         ("a replica without a state", Method::DELETE, secret("replica"), Value::Null, "jasm:state"),
         ("a replica by its UID alone", Method::DELETE, secret("replica"), uid_alone, "jasm:state"),
+        ("one that waits for a finalizer", Method::DELETE, secret("held"), state(&held), "jasm:finalizers"),
+        (
+            "in the foreground",
+            Method::DELETE,
+            secret("replica"),
+            with(state(&replica), ("propagationPolicy", json!("Foreground"))),
+            "jasm:finalizers",
+        ),
+        (
+            "as an orphan",
+            Method::DELETE,
+            secret("replica"),
+            with(state(&replica), ("propagationPolicy", json!("Orphan"))),
+            "jasm:finalizers",
+        ),
+        (
+            "as an orphan, in the old words",
+            Method::DELETE,
+            secret("replica"),
+            with(state(&replica), ("orphanDependents", json!(true))),
+            "jasm:finalizers",
+        ),
+        ("list nodes", Method::GET, "/api/v1/nodes".to_owned(), Value::Null, "cannot list resource"),
         ("all", Method::DELETE, all.clone(), Value::Null, "cannot deletecollection resource"),
         ("a record", Method::DELETE, of_masters("configmaps", &record.name_any()), record_state, "jasm:not-a-replica"),
         ("read a Secret", Method::GET, secret("plain"), Value::Null, "cannot get resource"),

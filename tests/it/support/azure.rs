@@ -138,6 +138,11 @@ impl KeyVault {
         self.protocol().state().vault.delete(name);
     }
 
+    /// Ends a secret that was deleted, for good.
+    pub(crate) fn purge(&self, name: &str) {
+        self.protocol().state().vault.purge(name);
+    }
+
     /// Takes back a deletion.
     pub(crate) fn recover(&self, name: &str) {
         self.protocol().state().vault.recover(name);

@@ -28,6 +28,8 @@ use protocol::{Aws, Backend, PodIdentity};
 
 /// The action that reads a secret.
 pub(crate) const GET: &str = "GetSecretValue";
+/// The action that tells of a secret without its value.
+pub(crate) const DESCRIBE: &str = "DescribeSecret";
 
 /// A store of one test. It ends when this is dropped, together with all requests that it still holds.
 #[derive(Debug)]
@@ -95,6 +97,13 @@ impl Store {
                 open(secrets).remove(path);
             }
         }
+    }
+
+    /// Has a secret of the emulator deleted in a week: until then it is there, cannot be read, and could be restored.
+    pub(crate) async fn schedule_deletion(&self, path: &str) {
+        let body = json!({"SecretId": path, "RecoveryWindowInDays": 7});
+        let scheduled = call(self.emulator(), "secretsmanager.DeleteSecret", &body).await;
+        scheduled.unwrap_or_else(|code| panic!("cannot schedule the deletion of {path}: {code}"));
     }
 
     fn emulator(&self) -> &str {

@@ -23,6 +23,13 @@ pub(super) fn secret(host: &str, version: &Version) -> Response {
     json_answer(StatusCode::OK, &json!({"value": version.value, "id": id, "attributes": attributes}))
 }
 
+/// A secret that was deleted and can be recovered: without its value.
+pub(super) fn deleted(host: &str, name: &str) -> Response {
+    let id = format!("https://{host}/secrets/{name}");
+    let recovery = format!("https://{host}/deletedsecrets/{name}");
+    json_answer(StatusCode::OK, &json!({"recoveryId": recovery, "id": id, "attributes": {"enabled": true}}))
+}
+
 /// The real one says the same of what never was, of what was deleted, and of a version that is not.
 pub(super) fn not_found(name: &str, version: Option<&str>) -> Response {
     let what = version.map_or_else(|| name.to_owned(), |version| format!("{name}/{version}"));

@@ -15,6 +15,8 @@ pub(super) enum About {
         host: String,
         name: String,
         version: Option<String>,
+        /// Among those that were deleted and can be recovered.
+        deleted: bool,
         /// Whether the request says which API it speaks.
         api_version: bool,
         /// The bearer token.
@@ -45,13 +47,18 @@ impl About {
                 Self::Identity { metadata: header(&head.headers, "metadata") == "true", request: query() }
             }
             (LOGIN_HOST | IDENTITY_HOST, ..) => unknown(),
-            (host, &Method::GET, &["secrets", name, ref version @ ..]) if version.len() < 2 => Self::Secret {
-                host: host.to_owned(),
-                name: name.to_owned(),
-                version: version.first().filter(|id| !id.is_empty()).map(ToString::to_string),
-                api_version: !query().field("api-version").is_empty(),
-                token: header(&head.headers, "authorization").strip_prefix("Bearer ").map(ToOwned::to_owned),
-            },
+            (host, &Method::GET, &[kind @ ("secrets" | "deletedsecrets"), name, ref version @ ..])
+                if version.len() < 2 =>
+            {
+                Self::Secret {
+                    host: host.to_owned(),
+                    name: name.to_owned(),
+                    deleted: kind == "deletedsecrets",
+                    version: version.first().filter(|id| !id.is_empty()).map(ToString::to_string),
+                    api_version: !query().field("api-version").is_empty(),
+                    token: header(&head.headers, "authorization").strip_prefix("Bearer ").map(ToOwned::to_owned),
+                }
+            }
             _ => unknown(),
         }
     }

@@ -82,8 +82,8 @@ impl Azure {
             About::Secret { host, .. } if host != self.host() => {
                 answer(StatusCode::MISDIRECTED_REQUEST, "text/plain", "the double has no such vault")
             }
-            About::Secret { name, version, api_version, token, .. } => {
-                self.secret(&name, version.as_deref(), api_version, token.as_deref())
+            About::Secret { name, version, deleted, api_version, token, .. } => {
+                self.secret((&name, version.as_deref(), deleted), api_version, token.as_deref())
             }
             About::Token { tenant, request } => {
                 let mut state = self.state();
@@ -101,7 +101,12 @@ impl Azure {
         }
     }
 
-    fn secret(&self, name: &str, version: Option<&str>, api_version: bool, token: Option<&str>) -> Response {
+    fn secret(
+        &self,
+        (name, version, deleted): (&str, Option<&str>, bool),
+        api_version: bool,
+        token: Option<&str>,
+    ) -> Response {
         if !api_version {
             return answers::bad_parameter("Missing api-version parameter");
         }
@@ -114,6 +119,12 @@ impl Azure {
         }
         if !is_name(name) {
             return answers::bad_parameter(&format!("The request URI contains an invalid name: {name}"));
+        }
+        if deleted {
+            return match state.vault.is_recoverable(name) {
+                true => answers::deleted(&self.host(), name),
+                false => answers::not_found(name, None),
+            };
         }
         match state.vault.get(name, version) {
             None => answers::not_found(name, version),

@@ -66,6 +66,17 @@ impl Vault {
         self.secret(name).deleted = false;
     }
 
+    /// Ends a secret that was deleted, for good.
+    pub(super) fn purge(&mut self, name: &str) {
+        assert!(self.secret(name).deleted, "only what was deleted can be purged");
+        self.0.remove(&name.to_lowercase());
+    }
+
+    /// Whether it was deleted, and not purged.
+    pub(super) fn is_recoverable(&self, name: &str) -> bool {
+        self.0.get(&name.to_lowercase()).is_some_and(|secret| secret.deleted)
+    }
+
     /// A version by its id, or the newest one; nothing where it is not, or was deleted.
     pub(super) fn get(&self, name: &str, version: Option<&str>) -> Option<Version> {
         let secret = self.0.get(&name.to_lowercase()).filter(|secret| !secret.deleted)?;

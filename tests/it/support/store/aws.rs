@@ -11,8 +11,8 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::super::front::{Asked, Refusal, answer, header};
-use super::GET;
 use super::parameters::{GET_PARAMETERS, GET_PARAMETERS_BY_PATH};
+use super::{DESCRIBE, GET};
 
 /// The key of requests to the Pod Identity endpoint.
 pub(crate) const POD_IDENTITY: &str = "PodIdentity";
@@ -72,7 +72,7 @@ pub(super) fn read(head: &Parts, body: &[u8]) -> Asked {
 /// The secrets that a request reads, as sent.
 fn subjects(action: &str, body: &Value) -> Vec<String> {
     let named = match action {
-        GET => &body["SecretId"],
+        GET | DESCRIBE => &body["SecretId"],
         GET_PARAMETERS => &body["Names"],
         GET_PARAMETERS_BY_PATH => &body["Path"],
         _ => &Value::Null,
