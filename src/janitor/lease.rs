@@ -47,11 +47,7 @@ impl Election {
     /// Whether nobody else may be at work now. To be asked before each deletion.
     pub(super) fn is_mine(&self) -> bool {
         let renewed_at = *self.renewed_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        // The first clock stands still while the machine sleeps. The second may be set: forward, which ends a lease early, or back,
-        // when the first one counts.
-        renewed_at.is_some_and(|(at, by_the_wall)| {
-            at.elapsed().max(by_the_wall.elapsed().unwrap_or_default()) < DURATION - MARGIN
-        })
+        renewed_at.is_some_and(|(at, by_the_wall)| holds(at, by_the_wall))
     }
 
     /// Takes the lease when it is free, and renews it. Never ends.
@@ -115,11 +111,32 @@ impl Election {
     }
 }
 
+/// Of two clocks one stands still while the machine sleeps; the other may be set: forward, which ends a lease early, or back, when
+/// the first one counts.
+fn holds(renewed_at: Instant, by_the_wall: SystemTime) -> bool {
+    renewed_at.elapsed().max(by_the_wall.elapsed().unwrap_or_default()) < DURATION - MARGIN
+}
+
 /// A conflict means that somebody else was faster.
 fn taken(outcome: kube::Result<Lease>) -> kube::Result<bool> {
     match outcome {
         Ok(_) => Ok(true),
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_is_held_by_the_clock_that_went_further() {
+        let (at, wall, hour) = (Instant::now(), SystemTime::now(), Duration::from_secs(60 * 60));
+        assert!(holds(at, wall));
+        assert!(!holds(at, wall - hour), "the machine slept, or its clock was set forward");
+        assert!(holds(at, wall + hour), "its clock was set back");
+        tokio::time::advance(DURATION - MARGIN).await;
+        assert!(!holds(at, wall) && !holds(at, wall + hour), "time has passed");
     }
 }

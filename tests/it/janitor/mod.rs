@@ -141,19 +141,20 @@ impl Stage {
         let mut command = Command::new(program());
         command.env_clear().env("KUBECONFIG", kubeconfig).env("JASM_LISTEN", "127.0.0.1:0");
         command.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test").env("AWS_REGION", "us-east-1");
-        command.env("AWS_ENDPOINT_URL", self.store.url()).env("JASM_PROVIDERS_FILE", providers);
+        command.env("AWS_ENDPOINT_URL", self.store.url()).env("JASM_PROVIDERS_FILE", &providers);
         command.env("JASM_MASTERS_NAMESPACE", &self.masters);
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command.arg("janitor").args(["--every", "1s", "--confirm-after", "2s"]).args(more);
         if !more.contains(&"--max-per-minute") {
             command.args(["--max-per-minute", "600"]);
         }
-        Janitor::start(command)
+        Janitor::start(command, providers)
     }
 }
 
 /// A running janitor; it ends with this.
 struct Janitor {
+    providers: PathBuf,
     child: Child,
     leash: Leash,
     output: Arc<Mutex<Vec<String>>>,
@@ -161,7 +162,7 @@ struct Janitor {
 }
 
 impl Janitor {
-    fn start(mut command: Command) -> Self {
+    fn start(mut command: Command, providers: PathBuf) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the program starts");
         let output = Arc::new(Mutex::new(Vec::new()));
@@ -176,7 +177,7 @@ impl Janitor {
         let (stdout, stderr) = (child.stdout.take().expect("a pipe"), child.stderr.take().expect("a pipe"));
         let readers = vec![collect(Box::new(stdout)), collect(Box::new(stderr))];
         let leash = Leash::on(child.id());
-        Self { child, leash, output, readers }
+        Self { providers, child, leash, output, readers }
     }
 
     fn text(&self) -> String {

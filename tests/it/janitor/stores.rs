@@ -64,8 +64,8 @@ async fn only_what_is_gone_for_the_store_itself_goes() {
         azure.put(name, "x");
         asks(name, "azure-keyvault", name, Value::Null).await;
     }
-    let app = file("app.json", "{}");
-    file("app-there.json", "{}");
+    let app = file("app.json", r#"{"A":"1"}"#);
+    file("app-there.json", r#"{"A":"1"}"#);
     asks("file-gone", "file", "app.json", Value::Null).await;
     asks("file-there", "file", "app-there.json", Value::Null).await;
     let gone = ["sm-gone", "ssm-gone", "vault-gone", "akv-gone"];

@@ -147,6 +147,83 @@ async fn a_master_that_was_taken_takes_no_replica_that_a_pod_of_any_node_asks_fo
     }
 }
 
+/// Of what the annotation means that nobody can read any more, or is not read yet, any replica may be in use.
+#[tokio::test]
+async fn while_a_pods_request_cannot_be_read_its_namespace_keeps_all_replicas() {
+    let stage = Stage::set().await;
+    let path = stage.scene.store.seed("unread", r#"{"A":"1"}"#).await;
+    let pod = stage.asked(&path, "unread").await;
+    stage.replica("witness").await;
+    stage.recorded(&["unread", "witness"]).await;
+    let pod = stage.scene.namespace.annotate(&pod, "jasm.codnod.io/secret-sync", "{cut off").await;
+    stage.scene.namespace.wait_for_event(&pod, "AnnotationInvalid").await;
+    let masters: Api<Secret> = Api::namespaced(stage.scene.surroundings.admin().await, &stage.masters);
+    let master = stage.master(&path).await.expect("a master");
+    masters.delete(&master.name_any(), &DeleteParams::default()).await.expect("deleted");
+    let janitor = stage.janitor(&[]);
+    tokio::time::sleep(LONG).await;
+    assert!(stage.scene.namespace.secret("unread").await.is_some(), "{}", janitor.text());
+    stage.scene.namespace.delete_pod(&pod).await;
+    stage.gone("unread").await;
+}
+
+/// What was shown when the round began is shown again before each source's first deletion.
+#[tokio::test]
+async fn a_source_that_is_back_while_the_janitor_is_at_work_keeps_its_replicas() {
+    let stage = Stage::set().await;
+    stage.replica("witness").await;
+    // In the order in which they go.
+    let (first, second) = (stage.replica("a-first").await, stage.replica("b-second").await);
+    stage.recorded(&["a-first", "b-second", "witness"]).await;
+    stage.scene.store.delete(&first).await;
+    stage.scene.store.delete(&second).await;
+    let janitor = stage.janitor(&["--max-per-minute", "6"]);
+    stage.gone("a-first").await;
+    stage.scene.store.put(&second, r#"{"A":"back"}"#).await;
+    janitor.says(&["not deleted", "is not so any more", "b-second"]).await;
+    assert!(stage.scene.namespace.secret("b-second").await.is_some(), "{}", janitor.text());
+    assert!(stage.master(&second).await.is_some(), "its master stays with it");
+}
+
+/// Records remember replicas for long; what is not there any more is no reason to stop, and none to look again and again.
+#[tokio::test]
+async fn what_somebody_else_deleted_makes_no_wave() {
+    let stage = Stage::set().await;
+    stage.replica("witness").await;
+    let names: Vec<String> = (0..6).map(|number| format!("ghost-{number}")).collect();
+    let path = stage.scene.store.seed("ghost", r#"{"A":"1"}"#).await;
+    let mut pods = Vec::new();
+    for name in &names {
+        pods.push(stage.asked(&path, name).await);
+    }
+    let orphan = stage.replica("orphan").await;
+    stage.recorded(&names.iter().map(String::as_str).chain(["orphan"]).collect::<Vec<_>>()).await;
+    for pod in &pods {
+        stage.scene.namespace.delete_pod(pod).await;
+    }
+    stage.scene.store.delete(&path).await;
+    stage.scene.store.delete(&orphan).await;
+    let secrets: Api<Secret> = stage.scene.namespace.api();
+    for name in &names {
+        secrets.delete(name, &DeleteParams::default()).await.expect("deleted");
+    }
+    let janitor = stage.janitor(&[]);
+    stage.gone("orphan").await;
+    janitor.says(&["its source is gone, and so are its replicas", &path]).await;
+    assert!(!janitor.text().contains("looks like a mistake"), "{}", janitor.text());
+}
+
+#[tokio::test]
+async fn a_janitor_whose_providers_have_changed_ends_and_is_started_anew() {
+    let stage = Stage::set().await;
+    let janitor = stage.janitor(&[]);
+    janitor.says(&["this janitor is the one that works"]).await;
+    let file = janitor.providers.clone();
+    std::fs::write(file, "providers: []").expect("written");
+    let said = janitor.ended().await;
+    assert!(said.contains("the providers file has changed"), "{said}");
+}
+
 #[tokio::test]
 async fn without_its_records_its_rights_or_its_policy_nothing_goes() {
     let stage = Stage::set().await;
