@@ -286,6 +286,7 @@ mod tests {
         vec![
             TargetError::NotOurs { target: target() },
             TargetError::HeldByOther { target: target(), holder: Workload::ShortLived },
+            TargetError::OtherIdentity { target: target() },
             TargetError::Tie { target: target() },
             TargetError::NewerRelease { target: target() },
             TargetError::Immutable { target: target() },

@@ -21,6 +21,7 @@ use crate::{
     reconcile::Context,
     report::Reporter,
     request::ObjectKind,
+    service_account::ServiceAccounts,
     target::{TargetConfig, Targets},
     workload::Workloads,
 };
@@ -115,6 +116,7 @@ impl Scene {
                     .expect("a registry"),
             ),
             masters: None,
+            service_accounts: ServiceAccounts::new(client.clone(), "node-1"),
             workload_annotations: None,
             targets: Targets::new(
                 client,

@@ -24,6 +24,7 @@
 //! | [`policy_file`] | the policy on disk, reloaded on change | reads files |
 //! | [`workload`], [`workload_annotations`] | the top owner of a pod; what it asks for on the pod's behalf | GET metadata |
 //! | [`provider`] | the stores, one adapter each; one fetch per key at a time | stores, providers.yaml |
+//! | [`service_account`] | as whom stores are asked that decide for each pod's account themselves | GET metadata, tokens |
 //! | [`secret_value`] | a value that is zeroized and never printed | no |
 //! | [`mapping`] | value to Secret data | no |
 //! | [`masters`] | central mode: one master for each source, and what its copies follow | watch |
@@ -82,6 +83,7 @@ pub mod reconcile;
 pub mod report;
 pub mod request;
 pub mod secret_value;
+pub mod service_account;
 pub mod target;
 pub mod telemetry;
 pub mod watch;

@@ -58,6 +58,7 @@ pub struct PodView {
     pub metadata: ObjectMeta,
     /// The pod's service account (`default` where the API server did not fill it in).
     pub service_account: String,
+    node: Option<String>,
     phase: Phase,
     scheduled_at: Option<Timestamp>,
     hangs: bool,
@@ -85,6 +86,11 @@ impl PodView {
     /// The pod's UID: what tells it from an earlier pod of the same name.
     pub fn uid(&self) -> &str {
         self.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    /// The node that it is bound to.
+    pub fn node(&self) -> Option<&str> {
+        self.node.as_deref()
     }
 
     /// What the pod itself asks for, or `None` where there is nothing for the agent to do: no annotation, a mirror pod,
@@ -213,6 +219,7 @@ struct WireMeta {
 #[serde(rename_all = "camelCase")]
 struct WireSpec {
     service_account_name: Option<String>,
+    node_name: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -287,6 +294,7 @@ impl From<Wire> for PodView {
                 ..ObjectMeta::default()
             },
             service_account: spec.service_account_name.unwrap_or_else(|| "default".to_owned()),
+            node: spec.node_name,
             phase: match status.phase.as_deref() {
                 Some("Running") => Phase::Running,
                 Some("Succeeded" | "Failed") => Phase::Done,

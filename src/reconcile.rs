@@ -24,9 +24,10 @@ use crate::{
     policy::{AdmittedRequest, Requester, RuleName},
     policy_file::PolicyFile,
     progress::{Ask, Due, Lookup, Progress},
-    provider::{Asker, Fetched, Identity, Kind, Registry},
+    provider::{ActsAs, Asker, Caller, FetchError, Fetched, Kind, ProviderError, Registry},
     report::Reporter,
     request::{self, KindWish, ObjectKind},
+    service_account::ServiceAccounts,
     target::{Asked, Served, Targets, Urgency, Value, Want},
     workload_annotations::{Inherited, WorkloadAnnotations},
 };
@@ -41,6 +42,8 @@ pub struct Context {
     pub masters: Option<Arc<Masters>>,
     /// What workloads ask for; `None` where that is switched off.
     pub workload_annotations: Option<WorkloadAnnotations>,
+    /// The pods' service accounts, for stores that are asked as these.
+    pub service_accounts: ServiceAccounts,
     /// The Secrets.
     pub targets: Targets,
     /// Where outcomes go.
@@ -164,6 +167,7 @@ impl Context {
     async fn sync(&self, pod: &PodView, due: &Due, from: Place) -> Result<(Served, RuleName), SyncError> {
         let request = due.ask.clone()?;
         let admitted = self.policy.current().admit(request, &Requester::of(pod))?;
+        let admitted = self.as_its_caller(admitted, pod, due).await?;
         tracing::debug!(namespace = %pod.namespace(), pod = pod.name(), rule = %admitted.rule(), "admitted");
         let mut asked = Asked::by(pod.reference_time(), due.edited_at);
         // A workload that was edited since does not change what its running pods were given.
@@ -176,7 +180,7 @@ impl Context {
         };
         if urgency == Urgency::Again
             && due.failures > 0
-            && let Some(error) = self.registry.stands_in_the_way(&admitted, Identity::Agent, asked.reference)
+            && let Some(error) = self.registry.stands_in_the_way(&admitted, asked.reference)
         {
             return Err(error.into());
         }
@@ -194,6 +198,33 @@ impl Context {
             },
         };
         Ok((served?, admitted.rule().clone()))
+    }
+
+    /// Who asks the store: the agent, or the pod's service account. It is known before anything that is there is looked at, since
+    /// what another one was given is not this pod's.
+    async fn as_its_caller(
+        &self,
+        admitted: AdmittedRequest,
+        pod: &PodView,
+        due: &Due,
+    ) -> Result<AdmittedRequest, SyncError> {
+        let provider = &admitted.request().remote.provider;
+        let account = match self.registry.acts_as(provider) {
+            ActsAs::Agent => return Ok(admitted),
+            ActsAs::Named => self.service_accounts.named(pod).await,
+            ActsAs::Pod => {
+                // What was found before a failure may have been mended since.
+                let since = if due.failures == 0 { due.seen_at } else { Instant::now() };
+                let found = self.service_accounts.of(pod, since).await;
+                found.map_err(|error| {
+                    let (provider, remedy) = (provider.clone(), error.to_string().into());
+                    let error = ProviderError::Credentials { provider, remedy, source: error.into() };
+                    SyncError::Provider(FetchError::answered(Arc::new(error), None))
+                })?
+            }
+        };
+        self.progress.acts_as(pod, &account);
+        Ok(admitted.by(Caller::ServiceAccount(account)))
     }
 
     /// As what it is written, where that is known without its value.
@@ -241,7 +272,7 @@ impl Context {
         let asker = Asker { namespace: pod.namespace(), reference: asked.reference, freshness: self.freshness };
         match (&self.masters, self.store(admitted)) {
             (Some(masters), Some(store)) => masters.fetch(admitted, store, &asker).await,
-            _ => Ok(self.registry.fetch(admitted, Identity::Agent, &asker, &self.seen).await?),
+            _ => Ok(self.registry.fetch(admitted, &asker, &self.seen).await?),
         }
     }
 

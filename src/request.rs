@@ -10,7 +10,7 @@ use crate::{
     config::Mode,
     masters,
     names::{MAX_DATA_KEY_BYTES, MAX_NAME_BYTES, is_data_key, is_dns_subdomain},
-    provider::{Catalogue, Kind, ProviderName},
+    provider::{Catalogue, Identity, Kind, ProviderName},
 };
 
 /// The longest path, name or ARN that is sent to a store, in bytes (Secrets Manager's own limit for names).
@@ -210,6 +210,12 @@ impl SecretRequest {
     /// Fields at their default are left out, so that ids written by older releases stay equal: the golden file
     /// `tests/golden/source_ids.txt` may only grow. Two requests with equal ids get equal data from equal values.
     pub fn source_id(&self) -> String {
+        self.source_id_as(&Identity::Agent)
+    }
+
+    /// The same where the store is asked as somebody else: `as=uid/UID` or `as=name/NAME` comes first. What another identity was
+    /// given is another source.
+    pub fn source_id_as(&self, identity: &Identity) -> String {
         let version = &self.remote.version;
         let Template { keys, format, data_key, secret_type: _ } = &self.template;
         let mut fields = Vec::new();
@@ -229,7 +235,7 @@ impl SecretRequest {
         if data_key != DEFAULT_DATA_KEY {
             fields.push(format!("dataKey={}", escaped(data_key)));
         }
-        self.remote.id_with(&fields.join("&"))
+        self.remote.id_with(identity, &fields.join("&"))
     }
 
     /// Takes in another entry for the same object: other keys of the same source. Says whether the two go together.
@@ -254,7 +260,7 @@ impl RemoteRef {
     /// The canonical name of the source alone, whatever becomes of its value: what stands on a master.
     pub fn source_id(&self) -> String {
         let version = self.version.as_ref().map(|version| format!("version={}", escaped(version)));
-        self.id_with(&version.unwrap_or_default())
+        self.id_with(&Identity::Agent, &version.unwrap_or_default())
     }
 
     /// Reads such a name back; `None` where it is none of this catalogue, or not in the form that is written.
@@ -269,14 +275,17 @@ impl RemoteRef {
         Some(remote).filter(|remote| remote.source_id() == id)
     }
 
-    fn id_with(&self, fields: &str) -> String {
+    fn id_with(&self, identity: &Identity, fields: &str) -> String {
         let source = format!("v1:{}:{}", self.provider, self.path);
+        let identity = identity.in_source_id().map(|identity| format!("as={}", escaped(&identity)));
+        // The identity is never cut: whose value it is must be told.
+        let start = identity.map_or_else(|| format!("{source}?"), |identity| format!("{source}?{identity}&"));
         if fields.is_empty() {
-            source
-        } else if source.len() + 1 + fields.len() <= MAX_SOURCE_ID_BYTES {
-            format!("{source}?{fields}")
+            start[..start.len() - 1].to_owned()
+        } else if start.len() + fields.len() <= MAX_SOURCE_ID_BYTES {
+            format!("{start}{fields}")
         } else {
-            format!("{source}?sha256={:x}", Sha256::digest(fields))
+            format!("{start}sha256={:x}", Sha256::digest(fields))
         }
     }
 }
@@ -749,6 +758,23 @@ mod tests {
         ] {
             assert_eq!(RemoteRef::of_source_id(broken, &catalogue()), None, "{broken}");
         }
+    }
+
+    #[test]
+    fn a_source_id_tells_as_whom_the_store_was_asked_also_where_it_is_cut() {
+        let of = |name: &str, uid: &str| Identity::ServiceAccount {
+            namespace: crate::pod::PodNamespace::for_test("team-a"),
+            name: name.to_owned(),
+            uid: uid.to_owned(),
+        };
+        let plain = parse_one(json!({})).expect("a request");
+        let keyed = parse_one(json!({"keys": ["A"]})).expect("a request");
+        assert_eq!(plain.source_id_as(&of("app", "u-1")), "v1:aws-secretsmanager:/prod/codnod/config?as=uid/u-1");
+        assert_eq!(keyed.source_id_as(&of("app", "")), "v1:aws-secretsmanager:/prod/codnod/config?as=name/app&keys=A");
+        assert_eq!(keyed.source_id_as(&Identity::Agent), keyed.source_id());
+        let many: BTreeMap<String, String> = (0..80).map(|n| (format!("KEY_NUMBER_{n}"), format!("a{n}"))).collect();
+        let long = parse_one(json!({"keys": many})).expect("a request").source_id_as(&of("app", "u-1"));
+        assert!(long.starts_with("v1:aws-secretsmanager:/prod/codnod/config?as=uid/u-1&sha256="), "{long}");
     }
 
     #[test]

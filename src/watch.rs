@@ -114,12 +114,16 @@ fn observe(context: &Context, event: &watcher::Result<Event<PodView>>) {
             if progress.list_ended() == Listed::Again {
                 context.changes.announce();
             }
+            context.registry.drop_unused();
         }
         Ok(Event::Apply(pod)) => {
             context.seen.observe(pod.reference_time());
             progress.applied(pod);
         }
-        Ok(Event::Delete(pod)) => progress.forget(pod.uid()),
+        Ok(Event::Delete(pod)) => {
+            progress.forget(pod.uid());
+            context.registry.drop_unused();
+        }
         Err(error) => tracing::warn!(error = %chain(error), "the watch on pods failed; it begins anew with backoff"),
     }
 }

@@ -190,7 +190,7 @@ impl Masters {
             found => found.map(|(place, master)| (place, master.stored)),
         };
         let asked_at = self.store.now();
-        let value = self.registry.fetch(&ask.admitted, Identity::Agent, &ask.asker, &self.seen).await?;
+        let value = self.registry.fetch(&ask.admitted, &ask.asker, &self.seen).await?;
         self.keep(&ask, &source, Answer { value, asked_at }, found).await
     }
 

@@ -15,6 +15,7 @@ use self::pattern::{NamePattern, PathPattern};
 use crate::{
     annotations::quoted,
     pod::{PodNamespace, PodView},
+    provider::Caller,
     request::SecretRequest,
 };
 
@@ -94,12 +95,28 @@ impl Requester {
 pub struct AdmittedRequest {
     request: SecretRequest,
     rule: RuleName,
+    caller: Caller,
 }
 
 impl AdmittedRequest {
     /// What was admitted.
     pub fn request(&self) -> &SecretRequest {
         &self.request
+    }
+
+    /// The same, with the store asked as another caller than the agent.
+    pub fn by(self, caller: Caller) -> Self {
+        Self { caller, ..self }
+    }
+
+    /// Who asks the store.
+    pub fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// What stands on the Secret about its source.
+    pub fn source_id(&self) -> String {
+        self.request.source_id_as(&self.caller.identity())
     }
 
     /// The rule that admitted it: the first that does, over all files in their order.
@@ -162,7 +179,7 @@ impl Policy {
     /// [`Denied`], with the rule that an operator would have to add.
     pub fn admit(&self, request: SecretRequest, requester: &Requester) -> Result<AdmittedRequest, Denied> {
         match self.rules.iter().find(|(_, rule)| rule.matches(&request, requester)) {
-            Some((name, _)) => Ok(AdmittedRequest { request, rule: name.clone() }),
+            Some((name, _)) => Ok(AdmittedRequest { request, rule: name.clone(), caller: Caller::Agent }),
             None => Err(Denied {
                 namespace: requester.namespace.clone(),
                 service_account: requester.service_account.clone(),

@@ -7,7 +7,7 @@ mod waiting;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -24,6 +24,7 @@ use crate::{
     error::{Reason, Retry, SyncError},
     pod::{PodNamespace, PodView},
     request::{RequestError, SecretRequest},
+    service_account::ServiceAccount,
     target::{Holds, Known, Outcome, Served},
     workload_annotations::Inherited,
 };
@@ -191,6 +192,7 @@ impl Progress {
         pods.unbegun.remove(view.uid());
         if let Some(pod) = pods.by_uid.get_mut(view.uid()) {
             pod.forget_all_but(&[], Timestamp::UNIX_EPOCH);
+            pod.accounts.clear();
             if !view.may_inherit() {
                 pod.reading = None;
             }
@@ -279,6 +281,14 @@ impl Progress {
                 Some(Due { ask, replayed, edited_at, failures, hangs, left_behind, seen_at, was_there, changes })
             })
             .collect()
+    }
+
+    /// A store is asked as this account for the pod: what it gives for it is kept no longer than the pod is there.
+    pub fn acts_as(&self, pod: &PodView, account: &Arc<ServiceAccount>) {
+        if let Some(pod) = self.pods().by_uid.get_mut(pod.uid()) {
+            pod.accounts.retain(|other| other.is_proven() != account.is_proven());
+            pod.accounts.push(Arc::clone(account));
+        }
     }
 
     /// A request was served. Says whether the pod's owner is to be told.

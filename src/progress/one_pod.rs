@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -12,7 +13,10 @@ use super::{
     Ask,
     waiting::{Reading, Waiting},
 };
-use crate::{pod::PodNamespace, request::SecretName, target::Holds, workload_annotations::Inherited};
+use crate::{
+    pod::PodNamespace, request::SecretName, service_account::ServiceAccount, target::Holds,
+    workload_annotations::Inherited,
+};
 
 /// When the Secrets of a pod that hangs are looked at again: since it began to hang, then since the last look.
 pub(super) const HANG_LOOKS: [Duration; 3] =
@@ -40,6 +44,8 @@ pub(super) struct Pod {
     /// When requests came by an edit.
     pub(super) edited: HashMap<Ask, Timestamp>,
     pub(super) hang: Option<Hang>,
+    /// As whom stores are asked for it, where not as the agent.
+    pub(super) accounts: Vec<Arc<ServiceAccount>>,
 }
 
 /// A pod that does not start.
@@ -73,6 +79,7 @@ impl Pod {
             asked: HashSet::new(),
             edited: HashMap::new(),
             hang: None,
+            accounts: Vec::new(),
         }
     }
 

@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use super::{
-    Identity, ProviderError, ProviderName, SecretProvider,
+    Caller, ProviderError, ProviderName, SecretProvider,
     kind::{self, BuildError, Common, Reference, Store, check_characters, check_length, check_segments},
 };
 use crate::{mapping::MAX_SECRET_BYTES, request::RemoteRef, secret_value::SecretPayload};
@@ -74,8 +74,7 @@ impl SecretProvider for Folder {
         USUAL_VALUE_BYTES
     }
 
-    async fn fetch(&self, remote: &RemoteRef, identity: &Identity) -> Result<SecretPayload, ProviderError> {
-        let Identity::Agent = identity;
+    async fn fetch(&self, remote: &RemoteRef, _: &Caller) -> Result<SecretPayload, ProviderError> {
         let (directory, path) = (self.directory.clone(), remote.path.clone());
         // A file system can hang: then this many threads hang with it, and no more.
         let slot = Arc::clone(&self.threads).acquire_owned().await;

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_yaml::{Mapping, Value};
 
 use super::{
-    ProviderName, SecretProvider,
+    ActsAs, ProviderName, SecretProvider,
     http::Http,
     kind::{BuildError, Common, Kind, Settings},
 };
@@ -22,6 +22,7 @@ pub struct InstanceConfig {
     settings: Box<dyn Settings>,
     allow_insecure: bool,
     concurrency: usize,
+    identity: By,
     /// One that the operator did not write down: left out where the environment does not set it up.
     is_default: bool,
 }
@@ -54,6 +55,17 @@ struct CommonSettings {
     #[serde(default)]
     allow_insecure: bool,
     concurrency: Option<usize>,
+    #[serde(default)]
+    identity: By,
+}
+
+/// As whom the store is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum By {
+    #[default]
+    Agent,
+    Pod,
 }
 
 /// Reads the operator's file; where there is none, the default instances with settings from the SDK's environment.
@@ -90,6 +102,7 @@ fn default_instances() -> Result<Vec<InstanceConfig>, String> {
             settings: kind.settings(Value::Mapping(Mapping::new())).map_err(|error| error.to_string())?,
             allow_insecure: false,
             concurrency: kind.concurrency(),
+            identity: By::Agent,
             is_default: true,
         })
     });
@@ -109,7 +122,7 @@ fn parse_instance(mut entry: Mapping, number: usize, text: &str) -> Result<Insta
         _ => return Err(at("has no `kind`".to_owned())),
     };
     let mut common = Mapping::new();
-    for field in ["allowInsecure", "concurrency"] {
+    for field in ["allowInsecure", "concurrency", "identity"] {
         if let Some(value) = entry.remove(field) {
             common.insert(field.into(), value);
         }
@@ -121,7 +134,8 @@ fn parse_instance(mut entry: Mapping, number: usize, text: &str) -> Result<Insta
         return Err(at(format!("`concurrency` must be 1 to {MAX_CONCURRENCY}")));
     }
     let settings = kind.settings(Value::Mapping(entry)).map_err(read)?;
-    Ok(InstanceConfig { name, kind, settings, allow_insecure: common.allow_insecure, concurrency, is_default: false })
+    let CommonSettings { allow_insecure, identity, .. } = common;
+    Ok(InstanceConfig { name, kind, settings, allow_insecure, concurrency, identity, is_default: false })
 }
 
 fn kind_of(written: &str) -> Result<Kind, String> {
@@ -173,13 +187,18 @@ impl InstanceConfig {
 
     /// Builds the adapter; makes no request.
     pub(super) async fn build(self, http: &Http) -> Result<Built, BuildError> {
-        let Self { name, settings, allow_insecure, concurrency, .. } = self;
+        let Self { name, kind, settings, allow_insecure, concurrency, identity, .. } = self;
         if allow_insecure {
             let risk = "values and credentials may be sent without TLS (allowInsecure)";
             tracing::warn!(provider = %name, risk, "not for production");
         }
-        let common = Common { name, allow_insecure, concurrency, http: http.clone() };
-        Ok(Built { adapter: settings.build(common).await?, concurrency })
+        let by_pod = identity == By::Pod;
+        let common = Common { name, allow_insecure, concurrency, by_pod, http: http.clone() };
+        let adapter = settings.build(common).await?;
+        if by_pod && adapter.acts_as() != ActsAs::Pod {
+            return Err(BuildError::Invalid(format!("`identity: pod` is not for kind {}", kind.as_str())));
+        }
+        Ok(Built { adapter, concurrency })
     }
 }
 

@@ -71,6 +71,8 @@ pub(super) struct Common {
     pub(super) allow_insecure: bool,
     /// Requests under way at a time.
     pub(super) concurrency: usize,
+    /// As each pod's own service account.
+    pub(super) by_pod: bool,
     /// The client that the instances share.
     pub(super) http: Http,
 }

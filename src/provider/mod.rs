@@ -6,6 +6,7 @@ mod aws;
 mod azure_key_vault;
 #[cfg(feature = "aws")]
 mod batch;
+mod caller;
 mod circuit;
 mod error;
 mod file;
@@ -27,6 +28,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use async_trait::async_trait;
 use serde::Deserialize;
 
+pub use caller::{ActsAs, Caller, Identity};
 pub use error::{FetchError, ProviderError};
 pub use in_flight::{FetchKey, Fetched, InFlight};
 pub use instances::{InstanceConfig, ProvidersError, read_instances};
@@ -45,11 +47,20 @@ pub trait SecretProvider: fmt::Debug + Send + Sync {
     /// before a fetch.
     fn usual_payload_bytes(&self) -> usize;
 
-    /// Fetches exactly what `remote` names, as `identity`: no retry, no cache, no log of the value.
+    /// As whom it asks the store.
+    fn acts_as(&self) -> ActsAs {
+        ActsAs::Agent
+    }
+
+    /// Drops what it has for service accounts of which no pod is left on the node.
+    fn drop_unused(&self) {}
+
+    /// Fetches exactly what `remote` names, as `caller`, which is of the kind that it acts as: no retry, no cache, no log of the
+    /// value.
     ///
     /// # Errors
     /// [`ProviderError`], classified; the store's own text only in its source.
-    async fn fetch(&self, remote: &RemoteRef, identity: &Identity) -> Result<SecretPayload, ProviderError>;
+    async fn fetch(&self, remote: &RemoteRef, caller: &Caller) -> Result<SecretPayload, ProviderError>;
 
     /// Whether the store itself says that there is no such secret: of no version, and nowhere from where it could be restored.
     /// Asked by the janitor alone, for which a value is of no use. A store that cannot be trusted with that says nothing.
@@ -91,13 +102,6 @@ pub enum Presence {
     Absent,
     /// The store has no word for that.
     Unknown,
-}
-
-/// As whom a store is asked. Part of every fetch's key, so that no value crosses identities.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Identity {
-    /// The agent's own identity at the store.
-    Agent,
 }
 
 /// The name of a configured instance: 1 to 63 characters of `[a-z0-9-]`.

@@ -10,7 +10,7 @@ use futures::{FutureExt, TryFutureExt, future::join_all};
 use jiff::Timestamp;
 
 use super::{
-    Catalogue, FetchError, FetchKey, Fetched, Identity, InFlight, InstanceConfig, Presence, ProviderError,
+    ActsAs, Caller, Catalogue, FetchError, FetchKey, Fetched, InFlight, InstanceConfig, Presence, ProviderError,
     ProviderName, SecretProvider,
     circuit::{Change, Circuit},
     http::{Http, TIMEOUT},
@@ -124,6 +124,12 @@ impl Registry {
         for config in configs {
             let (name, kind, is_default) = (config.name().clone(), config.kind(), config.is_default());
             match config.build(&http).await {
+                Ok(built) if mode == Mode::Central && built.adapter.acts_as() != ActsAs::Agent => {
+                    return Err(format!(
+                        "--providers-file (JASM_PROVIDERS_FILE): instance {name}: `identity: pod` and `sessionTags` are not for \
+                         --mode central, in which all pods are given what one master holds"
+                    ));
+                }
                 Ok(built) => {
                     metrics.circuit(&name, false);
                     instances.insert(name.clone(), Arc::new(Instance::new(kind, built)));
@@ -156,6 +162,16 @@ impl Registry {
         &self.catalogue
     }
 
+    /// As whom an instance asks its store.
+    pub fn acts_as(&self, provider: &ProviderName) -> ActsAs {
+        self.instances.get(provider).map(|instance| instance.adapter.acts_as()).unwrap_or_default()
+    }
+
+    /// Drops what stores gave for service accounts of which no pod is left on the node.
+    pub fn drop_unused(&self) {
+        self.instances.values().for_each(|instance| instance.adapter.drop_unused());
+    }
+
     /// Gets credentials and connections ready, all instances at once, at most 2 s; failures are logged and gate nothing.
     /// Then keeps them ready; it never ends.
     pub async fn keep_ready(&self) {
@@ -179,15 +195,10 @@ impl Registry {
     }
 
     /// Why there is no point in asking for it again yet, for a pod of this age: known without a request to anybody.
-    pub fn stands_in_the_way(
-        &self,
-        admitted: &AdmittedRequest,
-        identity: Identity,
-        reference: Timestamp,
-    ) -> Option<FetchError> {
+    pub fn stands_in_the_way(&self, admitted: &AdmittedRequest, reference: Timestamp) -> Option<FetchError> {
         let remote = admitted.request().remote.clone();
         let instance = self.instances.get(&remote.provider)?;
-        let key = FetchKey { identity, remote };
+        let key = FetchKey { identity: admitted.caller().identity(), remote };
         let for_all = || instance.throttle.stands().or_else(|| instance.circuit.stands(&key));
         self.setbacks.stands(&key, reference).or_else(for_all)
     }
@@ -216,7 +227,6 @@ impl Registry {
     pub async fn fetch(
         &self,
         admitted: &AdmittedRequest,
-        identity: Identity,
         asker: &Asker,
         seen: &SeenClock,
     ) -> Result<Arc<Fetched>, FetchError> {
@@ -228,7 +238,7 @@ impl Registry {
             let error = ProviderError::Invalid { provider, path, problem, source: None };
             return Err(FetchError::answered(Arc::new(error), None));
         };
-        let key = FetchKey { identity, remote };
+        let key = FetchKey { identity: admitted.caller().identity(), remote };
         if let Some(error) = self.setbacks.stands(&key, asker.reference) {
             return Err(error);
         }
@@ -237,6 +247,7 @@ impl Registry {
             let ask = Ask {
                 instance: Arc::clone(instance),
                 key: key.clone(),
+                caller: admitted.caller().clone(),
                 namespace: asker.namespace.clone(),
                 seen_through,
                 setbacks: Arc::clone(&self.setbacks),
@@ -253,6 +264,7 @@ impl Registry {
 struct Ask {
     instance: Arc<Instance>,
     key: FetchKey,
+    caller: Caller,
     namespace: PodNamespace,
     seen_through: Timestamp,
     setbacks: Arc<Setbacks>,
@@ -296,7 +308,7 @@ impl Ask {
     /// Credentials and value together have the time of one answer.
     async fn asked(&self) -> Result<SecretPayload, ProviderError> {
         let adapter = &self.instance.adapter;
-        let fetched = adapter.fetch(&self.key.remote, &self.key.identity);
+        let fetched = adapter.fetch(&self.key.remote, &self.caller);
         tokio::time::timeout(TIMEOUT, fetched).await.unwrap_or_else(|_| Err(no_answer(adapter.name())))
     }
 

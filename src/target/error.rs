@@ -28,6 +28,15 @@ pub enum TargetError {
         /// Who holds it.
         holder: Workload,
     },
+    /// It holds what the store gave to another service account.
+    #[error(
+        "{target} holds what the store gave to another service account (or to an earlier one of the same name), so it is left alone: \
+         choose another secretName, or delete that Secret if nobody needs it"
+    )]
+    OtherIdentity {
+        /// Kind, namespace and name.
+        target: String,
+    },
     /// Two pods of one workload, created in the same second, ask for different sources.
     #[error(
         "{target} was asked for with two sources by pods of one workload in the same second, and the first one \
@@ -234,6 +243,7 @@ impl TargetError {
         match self {
             Self::NotOurs { .. }
             | Self::HeldByOther { .. }
+            | Self::OtherIdentity { .. }
             | Self::Tie { .. }
             | Self::NewerRelease { .. }
             | Self::Immutable { .. }
@@ -264,7 +274,7 @@ impl TargetError {
         match self {
             // A change of policy or admission is looked at at once.
             Self::AdmissionMissing { .. } | Self::AdmissionUnchecked { .. } => Retry::OnChange,
-            Self::HeldByOther { .. } => Retry::Held,
+            Self::HeldByOther { .. } | Self::OtherIdentity { .. } => Retry::Held,
             Self::NotOurs { .. }
             | Self::Tie { .. }
             | Self::NewerRelease { .. }
@@ -293,6 +303,7 @@ impl TargetError {
         match self {
             Self::NotOurs { .. } => "WriteNotOurs",
             Self::HeldByOther { .. } => "WriteHeldByOther",
+            Self::OtherIdentity { .. } => "WriteOtherIdentity",
             Self::Tie { .. } => "WriteTie",
             Self::NewerRelease { .. } => "WriteNewerRelease",
             Self::Immutable { .. } => "WriteImmutable",

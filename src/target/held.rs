@@ -159,6 +159,8 @@ pub(super) enum Decision {
     Tie,
     /// Another workload's name, as far as names tell.
     OtherWorkload(Workload),
+    /// It holds what the store gave to another identity, of which a pod may be there.
+    OtherIdentity,
     /// A source id from the future.
     NewerRelease,
 }
@@ -178,6 +180,20 @@ pub(super) fn decide(held: &Held, wish: &Wish, freshness: Duration) -> Decision 
         Some(_) => by_age(held, wish),
         None => Decision::TakeOver,
     }
+}
+
+/// Whether taking over would put one identity's value where a pod of another one may read it. Within one workload its owner changed
+/// the identity; of bare pods and Jobs nobody knows.
+pub(super) fn crosses_identities(held: &Held, wish: &Wish) -> bool {
+    let (theirs, ours) = (identity(&held.source), identity(&wish.source));
+    let is_anybodys = matches!(held.workload, None | Some(Workload::ShortLived));
+    theirs.is_some() && ours.is_some() && theirs != ours && is_anybodys
+}
+
+/// As whom a source was asked, where that was not the agent.
+fn identity(source: &str) -> Option<&str> {
+    let (_, fields) = source.split_once('?')?;
+    fields.split('&').find_map(|field| field.strip_prefix("as="))
 }
 
 /// Between pods of one workload the newest spec wins, and a tie stays.
@@ -260,6 +276,22 @@ mod tests {
         clock.observe("Thu, 01 Jan 1970 00:01:30 GMT");
         let believed = held().believed(&clock);
         assert_eq!((believed.synced_through, believed.spec_since), (None, Some(second(90))));
+    }
+
+    #[test]
+    fn what_one_identity_was_given_is_taken_over_within_a_workload_only() {
+        for (case, theirs, ours, workload, crosses) in [
+            ("same", "v1:a:b?as=uid/1", "v1:a:b?as=uid/1&keys=A", None, false),
+            ("another's, of a bare pod", "v1:a:b?as=uid/1", "v1:a:b?as=uid/2", Some(Workload::ShortLived), true),
+            ("another's, of nobody", "v1:a:b?version=1&as=uid/1", "v1:a:c?as=uid/2", None, true),
+            ("another's, of one workload", "v1:a:b?as=uid/1", "v1:a:b?as=uid/2", Some(deployment("web")), false),
+            ("the agent's before", "v1:a:b", "v1:a:b?as=uid/2", None, false),
+            ("the agent's now", "v1:a:b?as=uid/1", "v1:a:b", None, false),
+        ] {
+            let held = Held { source: theirs.into(), workload, ..held() };
+            let wish = Wish { source: ours.into(), ..wish() };
+            assert_eq!(crosses_identities(&held, &wish), crosses, "case: {case}");
+        }
     }
 
     #[test]

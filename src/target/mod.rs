@@ -40,7 +40,7 @@ pub use reply::Stored;
 use self::{
     api::{Home, Mode, Objects, Target},
     body::{ObjectBody, printable},
-    held::{Decision, Held, Wish, by_age, decide, from_short_lived},
+    held::{Decision, Held, Wish, by_age, crosses_identities, decide, from_short_lived},
     reply::{Reply, Verb},
     turns::{Seen, Turns},
 };
@@ -247,7 +247,7 @@ impl Targets {
         self.admission.enforced().await?;
         let request = want.admitted.request();
         let target = Target { kind: want.kind, home: Home::Pod(pod.namespace()), name: request.secret_name.clone() };
-        let (source, workload) = (request.source_id(), Workload::by_name(pod));
+        let (source, workload) = (want.admitted.source_id(), Workload::by_name(pod));
         let mut wish = Wish { source, asked, workload, copy: want.copy.clone() };
         let secret_type = request.template.secret_type;
         let (mut turn, alone) = self.turns.take(&target).await;
@@ -374,6 +374,10 @@ impl Targets {
             }
             decision => decision,
         };
+        let decision = match decision {
+            Decision::TakeOver if crosses_identities(held, wish) => Decision::OtherIdentity,
+            decision => decision,
+        };
         let target = || target.to_string();
         match decision {
             Decision::Fresh => Ok(Some(Outcome::Fresh)),
@@ -384,6 +388,7 @@ impl Targets {
             Decision::Refresh | Decision::TakeOver => Ok(None),
             Decision::Tie => Err(TargetError::Tie { target: target() }),
             Decision::OtherWorkload(holder) => Err(TargetError::HeldByOther { target: target(), holder }),
+            Decision::OtherIdentity => Err(TargetError::OtherIdentity { target: target() }),
             Decision::NewerRelease => Err(TargetError::NewerRelease { target: target() }),
         }
     }

@@ -6,7 +6,7 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_smithy_runtime_api::client::{orchestrator::HttpResponse, result::SdkError};
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
-use super::super::http::HttpError;
+use super::{super::http::HttpError, exchange::Unexchanged};
 use crate::error::chain;
 
 /// What a failed call means to us.
@@ -37,30 +37,46 @@ impl Failure {
 pub(super) struct Failed {
     pub(super) failure: Failure,
     pub(super) said: String,
+    /// What to do about it, where that is known better than by who asks.
+    pub(super) remedy: Option<String>,
+}
+
+impl Failed {
+    fn new(failure: Failure, said: String) -> Self {
+        Self { failure, said, remedy: None }
+    }
+
+    /// Nobody was asked.
+    pub(super) fn without_credentials() -> Self {
+        Self::new(Failure::NoCredentials, "the environment names no source of credentials".to_owned())
+    }
 }
 
 impl<E: ProvideErrorMetadata + Error + Send + Sync + 'static> From<SdkError<E, HttpResponse>> for Failed {
     fn from(error: SdkError<E, HttpResponse>) -> Self {
+        if let Some(Unexchanged(failed)) = causes(&error).find_map(|cause| cause.downcast_ref()) {
+            return failed.clone();
+        }
         match error {
             SdkError::ServiceError(context) if !context.raw().status().is_success() => {
                 let status = context.raw().status().as_u16();
                 let code = context.err().code().unwrap_or_default();
                 let message: String = context.err().message().unwrap_or_default().chars().take(300).collect();
-                Self { failure: classify(code, status, &message), said: format!("HTTP {status} {code}: {message}") }
+                Self::new(classify(code, status, &message), format!("HTTP {status} {code}: {message}"))
             }
             // A refusal in no form of the service's, as of a load balancer.
             SdkError::ResponseError(context) if !context.raw().status().is_success() => {
                 let status = context.raw().status().as_u16();
-                Self { failure: classify("", status, ""), said: format!("HTTP {status}") }
+                Self::new(classify("", status, ""), format!("HTTP {status}"))
             }
             SdkError::ServiceError(context) => unreadable(context.raw()),
             SdkError::ResponseError(context) => unreadable(context.raw()),
-            other if is_too_large(&other) => Self { failure: Failure::Invalid, said: chain(&other) },
+            other if is_too_large(&other) => Self::new(Failure::Invalid, chain(&other)),
             // Also where nobody answered who gives out credentials.
             other if is_about_credentials(&other) && !nobody_answered(&other) => {
-                Self { failure: Failure::NoCredentials, said: chain(&other) }
+                Self::new(Failure::NoCredentials, chain(&other))
             }
-            other => Self { failure: Failure::Unavailable, said: chain(&other) },
+            other => Self::new(Failure::Unavailable, chain(&other)),
         }
     }
 }
@@ -71,7 +87,7 @@ fn unreadable(answer: &HttpResponse) -> Failed {
         Some(body) if is_complete(body) => (Failure::Invalid, "it is not what the API describes"),
         _ => (Failure::Unavailable, "it ended early"),
     };
-    Failed { failure, said: format!("HTTP {} unreadable answer: {message}", answer.status().as_u16()) }
+    Failed::new(failure, format!("HTTP {} unreadable answer: {message}", answer.status().as_u16()))
 }
 
 /// Whether an answer is all there: JSON of the wrong form, or no JSON at all, rather than the beginning of some.

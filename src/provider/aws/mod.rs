@@ -1,29 +1,32 @@
 //! What the stores at AWS have in common: an account in a region, as whom it is asked, and what its refusals mean.
 
+mod access;
 mod connector;
 mod credentials;
+mod exchange;
 mod failure;
 pub(super) mod parameter_store;
 pub(super) mod secrets_manager;
 
-use std::{
-    future::Future,
-    sync::{Mutex, OnceLock, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_sdk_sts::config::IdentityCache;
 
 use self::{
+    access::Access,
     credentials::Source,
+    exchange::{Exchange, Named, Role, Tag},
     failure::{Failed, Failure},
 };
 use super::{
-    ProviderError, ProviderName,
+    ActsAs, Caller, ProviderError,
+    caller::PerAccount,
     http::{Http, check_address},
     kind::{BuildError, Common},
 };
+use crate::service_account::{ROLE_ARN, ServiceAccount};
+
 /// For one answer, with the connection to get it: another attempt may do better than to wait.
 const READ_TIMEOUT: Duration = Duration::from_secs(4);
 /// With the credentials for it.
@@ -35,27 +38,58 @@ struct Place {
     region: Option<String>,
     endpoint: Option<String>,
     imds: bool,
+    role_arn: Option<String>,
+    external_id: Option<String>,
+    session_tags: Vec<Tag>,
+    eks_pod_identity: bool,
+}
+
+impl Place {
+    fn acts(&self, by_pod: bool) -> Result<Acts, String> {
+        let role = self.role_arn.clone().map(|arn| Role {
+            arn,
+            external_id: self.external_id.clone(),
+            tags: self.session_tags.clone(),
+        });
+        let has_more = self.external_id.is_some() || !self.session_tags.is_empty();
+        match (by_pod, role) {
+            (true, Some(_)) => Err(format!(
+                "`roleArn` is not for `identity: pod`: each service account names its role by the annotation {ROLE_ARN}"
+            )),
+            (_, None) if has_more => Err("`externalId` and `sessionTags` go with `roleArn`".to_owned()),
+            (false, _) if self.eks_pod_identity => Err("`eksPodIdentity` goes with `identity: pod`".to_owned()),
+            (true, None) if self.eks_pod_identity => Ok(Acts::EksPodIdentity),
+            (true, None) => Ok(Acts::WebIdentity),
+            (false, None) => Ok(Acts::Agent),
+            (false, Some(role)) if role.tags.is_empty() => Ok(Acts::Role(role)),
+            (false, Some(role)) => Ok(Acts::Named(role)),
+        }
+    }
+}
+
+/// As whom an account is asked.
+#[derive(Debug)]
+enum Acts {
+    /// With the agent's own credentials.
+    Agent,
+    /// In a role that the agent takes on.
+    Role(Role),
+    /// The same, which says for which service account.
+    Named(Role),
+    /// In the role that a pod's service account names.
+    WebIdentity,
+    /// In the role that EKS knows for a pod's service account.
+    EksPodIdentity,
 }
 
 /// One account in one region, with a client `C` of one service.
 #[derive(Debug)]
 struct Account<C> {
-    name: ProviderName,
-    source: Option<Source>,
-    /// For the service alone; STS has its own.
-    endpoint: Option<String>,
-    client: fn(&SdkConfig, Option<&str>) -> C,
-    session: Mutex<Session<C>>,
-    identity: OnceLock<String>,
-}
-
-/// A client and its credentials.
-#[derive(Debug, Clone)]
-struct Session<C> {
-    sdk: SdkConfig,
-    client: C,
-    /// Counts the sessions, so that credentials are refreshed once however many requests find them expired.
-    number: u64,
+    acts: Acts,
+    own: Arc<Access<C>>,
+    of_accounts: PerAccount<Access<C>>,
+    /// Without a proxy, for what is on the node.
+    direct: Http,
 }
 
 impl<C: Clone> Account<C> {
@@ -67,7 +101,7 @@ impl<C: Clone> Account<C> {
         client: fn(&SdkConfig, Option<&str>) -> C,
     ) -> Result<Self, BuildError> {
         let env = |key: &str| std::env::var(key).ok().filter(|value| !value.is_empty());
-        let region = place.region.or_else(|| env("AWS_REGION")).or_else(|| env("AWS_DEFAULT_REGION"));
+        let region = place.region.clone().or_else(|| env("AWS_REGION")).or_else(|| env("AWS_DEFAULT_REGION"));
         let region = region.ok_or_else(|| {
             BuildError::NotSetUp("no region: set `region` in providers.yaml, or AWS_REGION".to_owned())
         })?;
@@ -78,86 +112,67 @@ impl<C: Clone> Account<C> {
                 check_address(address, common.allow_insecure).map_err(|problem| format!("{setting} {problem}"))?;
             }
         }
+        let acts = place.acts(common.by_pod)?;
         let region = Region::new(region);
-        let source = Source::pick(|key| env(key).is_some(), place.imds);
-        let sdk = configured(region, source, &common.http).await?;
-        let session = Session { client: client(&sdk, place.endpoint.as_deref()), sdk, number: 0 };
-        Ok(Self {
-            name: common.name.clone(),
-            source,
-            endpoint: place.endpoint,
-            client,
-            session: Mutex::new(session),
-            identity: OnceLock::new(),
-        })
-    }
-
-    fn session(&self) -> Session<C> {
-        self.session.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Forgets cached credentials, unless somebody did since `seen`.
-    fn refresh_credentials(&self, seen: &Session<C>) -> Session<C> {
-        let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
-        if session.number == seen.number {
-            let sdk = seen.sdk.to_builder().identity_cache(IdentityCache::lazy().build()).build();
-            let client = (self.client)(&sdk, self.endpoint.as_deref());
-            *session = Session { sdk, client, number: seen.number + 1 };
+        let source = Source::pick(|key| env(key).is_some(), place.imds).filter(|_| !common.by_pod);
+        let mut sdk = configured(region, source, &common.http).await?;
+        let mut remedy = Source::remedy(source).to_owned();
+        if let Acts::Role(role) = &acts {
+            let sts = aws_sdk_sts::Client::new(&sdk);
+            sdk = exchange::with(&sdk, Exchange::Role { sts, role: role.clone(), account: None });
+            remedy = role.remedy();
         }
-        session.clone()
+        let own = Arc::new(Access::new(common.name.clone(), sdk, place.endpoint, client, remedy));
+        Ok(Self { acts, own, of_accounts: PerAccount::default(), direct: Http::direct()? })
     }
 
-    /// Asks once, and once more with fresh credentials where the store refuses those that were cached.
-    async fn ask<T, F>(&self, request: impl Fn(C) -> F) -> Result<T, Failed>
-    where
-        F: Future<Output = Result<T, Failed>>,
-    {
-        self.has_source()?;
-        let session = self.session();
-        match request(session.client.clone()).await {
-            Err(Failed { failure: Failure::Refused, .. }) => request(self.refresh_credentials(&session).client).await,
-            outcome => outcome,
+    fn acts_as(&self) -> ActsAs {
+        match self.acts {
+            Acts::Agent | Acts::Role(_) => ActsAs::Agent,
+            Acts::Named(_) => ActsAs::Named,
+            Acts::WebIdentity | Acts::EksPodIdentity => ActsAs::Pod,
         }
     }
 
-    fn has_source(&self) -> Result<(), Failed> {
-        let said = || "the environment names no source of credentials".to_owned();
-        self.source.map(|_| ()).ok_or_else(|| Failed { failure: Failure::NoCredentials, said: said() })
+    /// A caller's way to the service.
+    fn access(&self, caller: &Caller) -> Arc<Access<C>> {
+        match caller {
+            Caller::Agent => Arc::clone(&self.own),
+            Caller::ServiceAccount(account) => self.of_accounts.of(account, |weak| self.access_of(account, weak)),
+        }
     }
 
-    /// What a failed call about `path` means; `action` is the right that reads it.
-    fn explain(&self, path: &str, action: &'static str, failed: Failed) -> ProviderError {
-        let (provider, path) = (self.name.clone(), path.to_owned());
-        let source = failed.said.into();
-        match failed.failure {
-            Failure::NotFound => ProviderError::NotFound { provider, path },
-            Failure::Unreadable => {
-                let problem = "deletion scheduled?";
-                ProviderError::Unreadable { provider, path, problem, source }
+    fn access_of(&self, account: &ServiceAccount, weak: std::sync::Weak<ServiceAccount>) -> Access<C> {
+        let sdk = self.own.sdk();
+        let sts = aws_sdk_sts::Client::new(&sdk);
+        let subject = account.subject();
+        let (exchange, identity, remedy) = match &self.acts {
+            Acts::Agent | Acts::WebIdentity => {
+                let identity = account.annotation(ROLE_ARN).unwrap_or_default().to_owned();
+                let exchange = Exchange::WebIdentity { sts, account: weak };
+                (exchange, format!("{identity} ({subject})"), exchange::remedy_of(account, false))
             }
-            denied @ (Failure::Denied | Failure::NotDecrypted) => ProviderError::AccessDenied {
-                provider,
-                path,
-                action: if denied == Failure::Denied {
-                    format!("{action} on it")
-                } else {
-                    "kms:Decrypt on its key".to_owned()
-                }
-                .into(),
-                identity: self.identity.get().cloned().unwrap_or_else(|| "unknown".to_owned()),
-                source,
-            },
-            Failure::Refused | Failure::NoCredentials => {
-                ProviderError::Credentials { provider, remedy: Source::remedy(self.source).into(), source }
+            Acts::Role(role) | Acts::Named(role) => {
+                let named = Named { namespace: account.namespace().to_string(), name: account.name().to_owned() };
+                let exchange = Exchange::Role { sts, role: role.clone(), account: Some(named) };
+                (exchange, format!("{} (for {subject})", role.arn), role.remedy())
             }
-            Failure::Throttled => ProviderError::Throttled { provider, retry_after: None, source },
-            Failure::Unavailable => ProviderError::Unavailable { provider, source },
-            Failure::Invalid => ProviderError::Invalid {
-                provider,
-                path,
-                problem: "the store calls the request invalid",
-                source: Some(source),
-            },
+            Acts::EksPodIdentity => {
+                let (http, endpoint) = (self.direct.clone(), exchange::eks_endpoint());
+                let exchange = Exchange::EksPodIdentity { http, endpoint, account: weak };
+                (exchange, format!("the EKS Pod Identity role of {subject}"), exchange::remedy_of(account, true))
+            }
+        };
+        let sdk = exchange::with(&sdk, exchange);
+        Access::new(self.own.name.clone(), sdk, self.own.endpoint.clone(), self.own.client, remedy).known_as(identity)
+    }
+
+    /// Gets the agent's own credentials ready, where it has any.
+    async fn warm_up(&self) -> Result<String, ProviderError> {
+        match self.acts_as() {
+            // Where it takes on roles, its own credentials serve for that.
+            ActsAs::Agent | ActsAs::Named => self.own.who().await,
+            ActsAs::Pod => Ok("each pod's service account".to_owned()),
         }
     }
 
@@ -167,25 +182,10 @@ impl<C: Clone> Account<C> {
             Err(failed)
                 if matches!(failed.failure, Failure::Refused | Failure::NoCredentials | Failure::Unavailable) =>
             {
-                Err(self.explain("", "", failed))
+                Err(self.own.explain("", "", failed))
             }
             _ => Ok(()),
         }
-    }
-
-    /// Loads credentials and learns who the agent is. `sts:GetCallerIdentity` needs no right.
-    async fn who(&self) -> Result<String, ProviderError> {
-        let asked = async {
-            self.has_source()?;
-            let sts = aws_sdk_sts::Client::new(&self.session().sdk);
-            sts.get_caller_identity().send().await.map_err(Failed::from)
-        };
-        let who = asked.await.map_err(|failed| self.explain("", "sts:GetCallerIdentity", failed))?;
-        let arn = who.arn.unwrap_or_default();
-        if !arn.is_empty() {
-            let _ = self.identity.set(arn.clone());
-        }
-        Ok(arn)
     }
 }
 

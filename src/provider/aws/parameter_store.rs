@@ -26,12 +26,15 @@ use zeroize::Zeroizing;
 
 use super::{
     super::{
-        Identity, Presence, ProviderError, ProviderName, SecretProvider,
+        ActsAs, Caller, Presence, ProviderError, ProviderName, SecretProvider,
         batch::{Batch, Batches, Outcome, Unasked},
+        caller::PerAccount,
         kind::{self, BuildError, Common, Reference, Store, check_characters, check_length, check_segments},
         pace::{Pace, Turn},
     },
     Account, Place,
+    access::Access,
+    exchange::Tag,
     failure::{Failed, Failure},
     name_in_arn,
 };
@@ -76,6 +79,16 @@ struct Settings {
     /// Use the node's role where nothing else is set up.
     #[serde(default)]
     imds: bool,
+    /// A role that the agent takes on, for this instance alone.
+    role_arn: Option<String>,
+    /// What its trust policy wants to hear.
+    external_id: Option<String>,
+    /// What a session in that role says of the pod: `namespace`, `serviceAccount`.
+    #[serde(default)]
+    session_tags: Vec<Tag>,
+    /// With `identity: pod`: by EKS Pod Identity, and not by the role that the service account names.
+    #[serde(default)]
+    eks_pod_identity: bool,
     /// Requests a second of this agent, at most. All agents of a cluster share the account's quota.
     #[serde(default = "per_second")]
     requests_per_second: u32,
@@ -91,14 +104,13 @@ impl kind::Settings for Settings {
         if !(1..=10_000).contains(&self.requests_per_second) {
             return Err(BuildError::Invalid("`requestsPerSecond` must be 1 to 10000".to_owned()));
         }
-        let place = Place { region: self.region, endpoint: self.endpoint, imds: self.imds };
-        let account = Account::new(&common, place, "AWS_ENDPOINT_URL_SSM", client).await?;
         let pace = Arc::new(Pace::new(self.requests_per_second));
-        let asker = Arc::new(Asker { account, pace: Arc::clone(&pace) });
-        let send = Arc::clone(&asker);
-        let send = move |batch, turn| Arc::clone(&send).get_all(batch, turn).boxed();
-        let batches = Batches::new(NAMES, common.concurrency, pace, Box::new(send));
-        Ok(Arc::new(ParameterStore { asker, batches }))
+        let Self { region, endpoint, imds, role_arn, external_id, session_tags, eks_pod_identity, .. } = *self;
+        let place = Place { region, endpoint, imds, role_arn, external_id, session_tags, eks_pod_identity };
+        let account = Account::new(&common, place, "AWS_ENDPOINT_URL_SSM", client).await?;
+        let own = Line::new(Arc::clone(&account.own), Arc::clone(&pace), common.concurrency);
+        let (concurrency, of_accounts) = (common.concurrency, PerAccount::default());
+        Ok(Arc::new(ParameterStore { account, pace, concurrency, own: Arc::new(own), of_accounts }))
     }
 }
 
@@ -114,13 +126,33 @@ fn client(sdk: &SdkConfig, endpoint: Option<&str>) -> Client {
 /// One region of one account.
 #[derive(Debug)]
 struct ParameterStore {
+    account: Account<Client>,
+    /// The quota is everybody's.
+    pace: Arc<Pace>,
+    concurrency: usize,
+    own: Arc<Line>,
+    of_accounts: PerAccount<Line>,
+}
+
+/// One caller's requests: names of two callers never go out together.
+#[derive(Debug)]
+struct Line {
     asker: Arc<Asker>,
     batches: Arc<Batches>,
 }
 
+impl Line {
+    fn new(access: Arc<Access<Client>>, pace: Arc<Pace>, concurrency: usize) -> Self {
+        let asker = Arc::new(Asker { access, pace: Arc::clone(&pace) });
+        let send = Arc::clone(&asker);
+        let send = move |batch, turn| Arc::clone(&send).get_all(batch, turn).boxed();
+        Self { asker, batches: Batches::new(NAMES, concurrency, pace, Box::new(send)) }
+    }
+}
+
 #[derive(Debug)]
 struct Asker {
-    account: Account<Client>,
+    access: Arc<Access<Client>>,
     pace: Arc<Pace>,
 }
 
@@ -173,7 +205,7 @@ impl Asker {
                     batch.tell(|name| self.outcome(name, &found));
                 }
                 Err(failed) if batch.len() > 1 && failed.failure.may_be_about_one() => batches.extend(batch.halves()),
-                Err(failed) => batch.tell(|name| Err(self.account.explain(name, READ, failed.clone()))),
+                Err(failed) => batch.tell(|name| Err(self.access.explain(name, READ, failed.clone()))),
             }
         }
     }
@@ -183,7 +215,7 @@ impl Asker {
             let request = client.get_parameters().set_names(Some(names.to_vec())).with_decryption(true);
             request.send().await.map_err(Failed::from)
         };
-        let outcome = self.account.ask(request).await;
+        let outcome = self.access.ask(request).await;
         self.note(turn, outcome.as_ref().err());
         Ok(outcome?.parameters.unwrap_or_default())
     }
@@ -209,7 +241,7 @@ impl Asker {
             Some(found) => Ok(SecretPayload::whole(found.value.to_vec(), found.version.to_string())
                 .plain(found.plain)
                 .named(found.name.clone())),
-            None => Err(ProviderError::NotFound { provider: self.account.name.clone(), path: name.to_owned() }),
+            None => Err(ProviderError::NotFound { provider: self.access.name.clone(), path: name.to_owned() }),
         }
     }
 
@@ -223,9 +255,9 @@ impl Asker {
                 let request = client.get_parameters_by_path().path(folder).recursive(false).with_decryption(true);
                 request.set_next_token(next.clone()).send().await.map_err(Failed::from)
             };
-            let outcome = self.account.ask(request).await;
+            let outcome = self.access.ask(request).await;
             self.note(turn, outcome.as_ref().err());
-            let page = outcome.map_err(|failed| self.account.explain(path, READ_FOLDER, failed))?;
+            let page = outcome.map_err(|failed| self.access.explain(path, READ_FOLDER, failed))?;
             all.extend(page.parameters.unwrap_or_default().into_iter().map(Setting::from));
             next = page.next_token.filter(|token| !token.is_empty());
             let size: usize = all.iter().map(|setting| setting.value.len()).sum();
@@ -242,7 +274,7 @@ impl Asker {
     /// The last segments of the names as keys of a JSON object.
     fn as_object(&self, path: &str, all: &[Setting]) -> Outcome {
         if all.is_empty() {
-            return Err(ProviderError::NotFound { provider: self.account.name.clone(), path: path.to_owned() });
+            return Err(ProviderError::NotFound { provider: self.access.name.clone(), path: path.to_owned() });
         }
         let object: BTreeMap<&str, &str> =
             all.iter().map(|setting| (setting.key.as_str(), setting.value.as_str())).collect();
@@ -268,32 +300,52 @@ impl Asker {
     }
 
     fn invalid(&self, path: &str, problem: &'static str) -> ProviderError {
-        let (provider, path) = (self.account.name.clone(), path.to_owned());
+        let (provider, path) = (self.access.name.clone(), path.to_owned());
         ProviderError::Invalid { provider, path, problem, source: None }
+    }
+}
+
+impl ParameterStore {
+    fn line(&self, caller: &Caller) -> Arc<Line> {
+        match caller {
+            Caller::Agent => Arc::clone(&self.own),
+            Caller::ServiceAccount(account) => self
+                .of_accounts
+                .of(account, |_| Line::new(self.account.access(caller), Arc::clone(&self.pace), self.concurrency)),
+        }
     }
 }
 
 #[async_trait]
 impl SecretProvider for ParameterStore {
     fn name(&self) -> &ProviderName {
-        &self.asker.account.name
+        &self.account.own.name
     }
 
     fn usual_payload_bytes(&self) -> usize {
         MAX_VALUE_BYTES
     }
 
-    async fn fetch(&self, remote: &RemoteRef, identity: &Identity) -> Result<SecretPayload, ProviderError> {
-        let Identity::Agent = identity;
+    fn acts_as(&self) -> ActsAs {
+        self.account.acts_as()
+    }
+
+    fn drop_unused(&self) {
+        self.of_accounts.drop_unused();
+        self.account.of_accounts.drop_unused();
+    }
+
+    async fn fetch(&self, remote: &RemoteRef, caller: &Caller) -> Result<SecretPayload, ProviderError> {
+        let line = self.line(caller);
         if remote.path.ends_with(ALL_UNDER) {
-            return self.batches.beside(self.asker.get_folder(&remote.path)).await;
+            return line.batches.beside(line.asker.get_folder(&remote.path)).await;
         }
         let name = match &remote.version {
             Some(version) => format!("{}:{version}", remote.path),
             None => remote.path.clone(),
         };
         let provider = || self.name().clone();
-        self.batches.ask(&name, LIMIT).await.unwrap_or_else(|unasked| {
+        line.batches.ask(&name, LIMIT).await.unwrap_or_else(|unasked| {
             Err(match unasked {
                 Unasked::Late => ProviderError::Throttled {
                     provider: provider(),
@@ -313,13 +365,13 @@ impl SecretProvider for ParameterStore {
         if remote.path.ends_with(ALL_UNDER) {
             return Ok(Presence::Unknown);
         }
-        let turn = self.asker.pace.turn().await;
-        let asked = self.asker.account.ask(async |client: Client| {
+        let turn = self.pace.turn().await;
+        let asked = self.account.own.ask(async |client: Client| {
             client.get_parameters().names(&remote.path).with_decryption(false).send().await.map_err(Failed::from)
         });
         let outcome = asked.await;
-        self.asker.note(turn, outcome.as_ref().err());
-        let answer = outcome.map_err(|failed| self.asker.account.explain(&remote.path, READ, failed))?;
+        self.own.asker.note(turn, outcome.as_ref().err());
+        let answer = outcome.map_err(|failed| self.account.own.explain(&remote.path, READ, failed))?;
         let is_named = |name: &String| *name == remote.path;
         Ok(match (answer.parameters(), answer.invalid_parameters()) {
             ([_], []) => Presence::There,
@@ -329,18 +381,21 @@ impl SecretProvider for ParameterStore {
     }
 
     async fn warm_up(&self) -> Result<String, ProviderError> {
-        self.asker.account.who().await
+        self.account.warm_up().await
     }
 
     async fn validate(&self) -> Result<String, ProviderError> {
-        let account = &self.asker.account;
+        let account = &self.account;
+        if account.acts_as() == ActsAs::Pod {
+            return self.warm_up().await;
+        }
         // One name and no value; that there is no right to it is an answer, too.
-        let described = account.ask(async |client| {
+        let described = account.own.ask(async |client: Client| {
             client.describe_parameters().max_results(1).send().await.map(|_| ()).map_err(Failed::from)
         });
         account.reached(described.await)?;
         // STS may be out of reach where the store is not.
-        Ok(account.who().await.unwrap_or_default())
+        Ok(account.own.who().await.unwrap_or_default())
     }
 }
 

@@ -12,10 +12,11 @@ use serde::Deserialize;
 
 use super::{
     super::{
-        Identity, Presence, ProviderError, ProviderName, SecretProvider,
+        ActsAs, Caller, Presence, ProviderError, ProviderName, SecretProvider,
         kind::{self, BuildError, Common, Reference, Store, check_characters, check_length, check_segments},
     },
     Account, Place,
+    exchange::Tag,
     failure::{Failed, Failure},
     name_in_arn,
 };
@@ -59,12 +60,23 @@ struct Settings {
     /// Use the node's role where nothing else is set up.
     #[serde(default)]
     imds: bool,
+    /// A role that the agent takes on, for this instance alone.
+    role_arn: Option<String>,
+    /// What its trust policy wants to hear.
+    external_id: Option<String>,
+    /// What a session in that role says of the pod: `namespace`, `serviceAccount`.
+    #[serde(default)]
+    session_tags: Vec<Tag>,
+    /// With `identity: pod`: by EKS Pod Identity, and not by the role that the service account names.
+    #[serde(default)]
+    eks_pod_identity: bool,
 }
 
 #[async_trait]
 impl kind::Settings for Settings {
     async fn build(self: Box<Self>, common: Common) -> Result<Arc<dyn SecretProvider>, BuildError> {
-        let place = Place { region: self.region, endpoint: self.endpoint, imds: self.imds };
+        let Self { region, endpoint, imds, role_arn, external_id, session_tags, eks_pod_identity } = *self;
+        let place = Place { region, endpoint, imds, role_arn, external_id, session_tags, eks_pod_identity };
         let account = Account::new(&common, place, "AWS_ENDPOINT_URL_SECRETS_MANAGER", client).await?;
         Ok(Arc::new(SecretsManager(account)))
     }
@@ -98,26 +110,31 @@ impl SecretsManager {
 #[async_trait]
 impl SecretProvider for SecretsManager {
     fn name(&self) -> &ProviderName {
-        &self.0.name
+        &self.0.own.name
     }
 
     fn usual_payload_bytes(&self) -> usize {
         MAX_VALUE_BYTES
     }
 
-    async fn fetch(&self, remote: &RemoteRef, identity: &Identity) -> Result<SecretPayload, ProviderError> {
-        let Identity::Agent = identity;
-        let output = self
-            .0
-            .ask(|client| self.get(client, remote))
-            .await
-            .map_err(|failed| self.0.explain(&remote.path, READ, failed))?;
+    fn acts_as(&self) -> ActsAs {
+        self.0.acts_as()
+    }
+
+    fn drop_unused(&self) {
+        self.0.of_accounts.drop_unused();
+    }
+
+    async fn fetch(&self, remote: &RemoteRef, caller: &Caller) -> Result<SecretPayload, ProviderError> {
+        let access = self.0.access(caller);
+        let output = access.ask(|client| self.get(client, remote)).await;
+        let output = output.map_err(|failed| access.explain(&remote.path, READ, failed))?;
         let version = output.version_id.unwrap_or_default();
         match (output.secret_string, output.secret_binary) {
             (Some(text), _) => Ok(SecretPayload::new(text.into_bytes(), version).named(output.name)),
             (None, Some(blob)) => Ok(SecretPayload::whole(blob.into_inner(), version).named(output.name)),
             (None, None) => Err(ProviderError::Invalid {
-                provider: self.0.name.clone(),
+                provider: self.0.own.name.clone(),
                 path: remote.path.clone(),
                 problem: "it holds neither text nor bytes",
                 source: None,
@@ -127,29 +144,32 @@ impl SecretProvider for SecretsManager {
 
     /// Of its description alone: a secret whose deletion is scheduled still has one, and one that has no value yet, too.
     async fn presence(&self, remote: &RemoteRef) -> Result<Presence, ProviderError> {
-        let described = self
-            .0
-            .ask(async |client| client.describe_secret().secret_id(&remote.path).send().await.map_err(Failed::from));
+        let described = self.0.own.ask(async |client: Client| {
+            client.describe_secret().secret_id(&remote.path).send().await.map_err(Failed::from)
+        });
         match described.await {
             Ok(secret) if secret.arn().is_some() => Ok(Presence::There),
             // No description is without it.
             Ok(_) => Ok(Presence::Unknown),
             Err(Failed { failure: Failure::NotFound, .. }) => Ok(Presence::Absent),
-            Err(failed) => Err(self.0.explain(&remote.path, DESCRIBE, failed)),
+            Err(failed) => Err(self.0.own.explain(&remote.path, DESCRIBE, failed)),
         }
     }
 
     async fn warm_up(&self) -> Result<String, ProviderError> {
-        self.0.who().await
+        self.0.warm_up().await
     }
 
     async fn validate(&self) -> Result<String, ProviderError> {
-        let described = self.0.ask(async |client| {
+        if self.0.acts_as() == ActsAs::Pod {
+            return self.warm_up().await;
+        }
+        let described = self.0.own.ask(async |client: Client| {
             client.describe_secret().secret_id(NO_SECRET).send().await.map(|_| ()).map_err(Failed::from)
         });
         self.0.reached(described.await)?;
         // STS may be out of reach where the store is not.
-        Ok(self.0.who().await.unwrap_or_default())
+        Ok(self.0.own.who().await.unwrap_or_default())
     }
 }
 

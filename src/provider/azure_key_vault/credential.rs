@@ -1,22 +1,31 @@
 //! As whom the agent is known at Azure: the SDK's credentials, made when they are needed and made anew when their file
 //! changes.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use azure_core::{
     credentials::{AccessToken, Secret, TokenCredential, TokenRequestOptions},
     error::{Error, ErrorKind},
-    http::ClientOptions,
+    http::{ClientMethodOptions, ClientOptions},
 };
 use azure_identity::{
-    ClientAssertionCredentialOptions, ClientSecretCredential, ClientSecretCredentialOptions, ManagedIdentityCredential,
-    ManagedIdentityCredentialOptions, UserAssignedId, WorkloadIdentityCredential, WorkloadIdentityCredentialOptions,
+    ClientAssertion, ClientAssertionCredential, ClientAssertionCredentialOptions, ClientSecretCredential,
+    ClientSecretCredentialOptions, ManagedIdentityCredential, ManagedIdentityCredentialOptions, UserAssignedId,
+    WorkloadIdentityCredential, WorkloadIdentityCredentialOptions,
 };
 use tokio::{sync::Mutex, time::timeout};
 use zeroize::Zeroizing;
 
 use super::{Auth, ClientSecret, ManagedIdentity, WorkloadIdentity};
+use crate::service_account::{CLIENT_ID, ServiceAccount, TENANT_ID};
+
+/// The audience of tokens for Azure.
+const AUDIENCE: &str = "api://AzureADTokenExchange";
 
 /// How long the node may take to give a token of its own.
 const MANAGED: Duration = Duration::from_secs(3);
@@ -27,6 +36,32 @@ enum Way {
     Workload { tenant_id: String, client_id: String, token_file: PathBuf },
     Managed(ManagedIdentity),
     ClientSecret(ClientSecret),
+    Pod(PodWay),
+}
+
+/// By a token of a pod's service account.
+#[derive(Debug)]
+struct PodWay {
+    tenant_id: Option<String>,
+    client_id: Option<String>,
+    account: Weak<ServiceAccount>,
+    subject: String,
+}
+
+/// The token, had anew for each login.
+#[derive(Debug)]
+struct PodToken(Weak<ServiceAccount>);
+
+#[async_trait]
+impl ClientAssertion for PodToken {
+    async fn secret(&self, _: Option<ClientMethodOptions<'_>>) -> azure_core::Result<String> {
+        // Whoever asks has it.
+        let gone = || Error::with_message(ErrorKind::Credential, "the pod is gone");
+        let token = self.0.upgrade().ok_or_else(gone)?.token(AUDIENCE).await;
+        let token =
+            token.map_err(|error| Error::with_error(ErrorKind::Credential, error, "no token of the pod's account"))?;
+        Ok(token.to_string())
+    }
 }
 
 /// A credential that reads its file again.
@@ -66,6 +101,29 @@ impl Credential {
         Ok(Self { way, options, made: Mutex::default() })
     }
 
+    /// As whom nothing is read: what can be said before any pod asks.
+    pub(super) fn of_nobody(options: ClientOptions) -> Self {
+        let (account, subject) = (Weak::new(), "nobody".to_owned());
+        let way = Way::Pod(PodWay { tenant_id: None, client_id: None, account, subject });
+        Self { way, options, made: Mutex::default() }
+    }
+
+    /// A pod's service account, which names its application by an annotation.
+    pub(super) fn of_pod(
+        account: &ServiceAccount,
+        weak: Weak<ServiceAccount>,
+        tenant_id: Option<&str>,
+        options: ClientOptions,
+    ) -> Self {
+        let way = Way::Pod(PodWay {
+            tenant_id: account.annotation(TENANT_ID).or(tenant_id).map(ToOwned::to_owned),
+            client_id: account.annotation(CLIENT_ID).map(ToOwned::to_owned),
+            account: weak,
+            subject: account.subject(),
+        });
+        Self { way, options, made: Mutex::default() }
+    }
+
     /// The SDK's credential for what the file holds now.
     async fn current(&self) -> azure_core::Result<Arc<dyn TokenCredential>> {
         let text = match self.file() {
@@ -90,7 +148,7 @@ impl Credential {
         match &self.way {
             Way::Workload { token_file, .. } => Some(token_file),
             Way::ClientSecret(ClientSecret { secret_file, .. }) => Some(secret_file),
-            Way::Managed(_) => None,
+            Way::Managed(_) | Way::Pod(_) => None,
         }
     }
 
@@ -104,6 +162,14 @@ impl Credential {
                     tenant_id: Some(tenant_id.clone()),
                     token_file_path: Some(token_file.clone()),
                 }))?
+            }
+            Way::Pod(PodWay { tenant_id: Some(tenant_id), client_id: Some(client_id), account, .. }) => {
+                let (token, options) =
+                    (PodToken(Weak::clone(account)), ClientAssertionCredentialOptions { client_options });
+                ClientAssertionCredential::new(tenant_id.clone(), client_id.clone(), token, Some(options))?
+            }
+            Way::Pod(_) => {
+                return Err(Error::with_message(ErrorKind::Credential, "the service account names no application"));
             }
             Way::Managed(ManagedIdentity { client_id }) => {
                 let user_assigned_id = client_id.clone().map(UserAssignedId::ClientId);
@@ -130,6 +196,9 @@ impl Credential {
             }
             Way::Managed(_) => "the managed identity of the node".to_owned(),
             Way::ClientSecret(ClientSecret { client_id, .. }) => format!("client {client_id}"),
+            Way::Pod(PodWay { client_id, subject, .. }) => {
+                format!("client {} ({subject})", client_id.as_deref().unwrap_or("without a name"))
+            }
         }
     }
 
@@ -141,6 +210,16 @@ impl Credential {
                  the agent's service account",
                 token_file.display()
             ),
+            Way::Pod(PodWay { client_id: Some(client_id), tenant_id: Some(tenant_id), subject, .. }) => format!(
+                "check that client {client_id} in tenant {tenant_id} has a federated credential for {subject} with audience {AUDIENCE}"
+            ),
+            Way::Pod(PodWay { client_id: None, subject, .. }) => format!(
+                "annotate service account {subject} with {CLIENT_ID}: the application that has a federated credential for it with \
+                 audience {AUDIENCE}"
+            ),
+            Way::Pod(PodWay { subject, .. }) => {
+                format!("annotate service account {subject} with {TENANT_ID}, or set `tenantId` in providers.yaml")
+            }
             Way::Managed(_) => {
                 "check that the node has a managed identity, and that it is reached (169.254.169.254)".to_owned()
             }

@@ -21,7 +21,8 @@ use zeroize::Zeroizing;
 
 use self::{credential::Credential, transport::LoginHttp};
 use super::{
-    Identity, Presence, ProviderError, ProviderName, SecretProvider,
+    ActsAs, Caller, Presence, ProviderError, ProviderName, SecretProvider,
+    caller::PerAccount,
     http::{Http, HttpError, check_address},
     kind::{self, BuildError, Common, Reference, Store},
 };
@@ -29,6 +30,7 @@ use crate::{
     error::{BoxError, chain},
     request::RemoteRef,
     secret_value::{SecretPayload, wipe},
+    service_account::{CLIENT_ID, TokenError},
 };
 
 /// Key Vault's own limit for a value.
@@ -100,15 +102,46 @@ impl kind::Settings for Settings {
     async fn build(self: Box<Self>, common: Common) -> Result<Arc<dyn SecretProvider>, BuildError> {
         let url =
             check_address(&self.vault_url, common.allow_insecure).map_err(|problem| format!("`vaultUrl` {problem}"))?;
-        let http = Arc::new(common.http.clone());
-        let login = client_options(Arc::new(LoginHttp(Arc::clone(&http))));
-        let credential = Arc::new(Credential::new(self.auth, login)?);
-        let secrets = SecretClientOptions { client_options: client_options(http), ..SecretClientOptions::default() };
-        let client =
-            SecretClient::new(url.as_str(), Arc::clone(&credential) as Arc<dyn TokenCredential>, Some(secrets));
-        let client = client.map_err(|_| "`vaultUrl` cannot be used".to_owned())?;
-        Ok(Arc::new(KeyVault { name: common.name, url, http: common.http, client, credential }))
+        let login = login_options(&common.http);
+        let (credential, pods) = match common.by_pod {
+            false => (Credential::new(self.auth, login)?, None),
+            true => {
+                let pods = Pods { tenant_id: self.auth.tenant_of_pods()?, of_accounts: PerAccount::default() };
+                (Credential::of_nobody(login), Some(pods))
+            }
+        };
+        let own = Arc::new(Access::new(&url, &common.http, credential)?);
+        Ok(Arc::new(KeyVault { name: common.name, url, http: common.http, own, pods }))
     }
+}
+
+impl Auth {
+    /// For `identity: pod`, where the service accounts say the rest.
+    fn tenant_of_pods(self) -> Result<Option<String>, String> {
+        match self {
+            Self {
+                workload_identity: Some(WorkloadIdentity { tenant_id, client_id: None, token_file: None }),
+                managed_identity: None,
+                client_secret: None,
+            } => Ok(tenant_id.or_else(|| std::env::var("AZURE_TENANT_ID").ok())),
+            _ => Err(format!(
+                "`identity: pod` goes with `auth: {{workloadIdentity: {{tenantId: ...}}}}` alone: service accounts name their \
+                 application by the annotation {CLIENT_ID}"
+            )),
+        }
+    }
+}
+
+fn login_options(http: &Http) -> ClientOptions {
+    client_options(Arc::new(LoginHttp(Arc::new(http.clone()))))
+}
+
+fn client(url: &Url, http: &Http, credential: Arc<dyn TokenCredential>) -> Result<SecretClient, String> {
+    let options = SecretClientOptions {
+        client_options: client_options(Arc::new(http.clone())),
+        ..SecretClientOptions::default()
+    };
+    SecretClient::new(url.as_str(), credential, Some(options)).map_err(|_| "`vaultUrl` cannot be used".to_owned())
 }
 
 /// The SDK's pipeline over the agent's own client; retries are the agent's.
@@ -121,8 +154,29 @@ struct KeyVault {
     name: ProviderName,
     url: Url,
     http: Http,
+    /// The agent's; nobody's, where pods ask as themselves.
+    own: Arc<Access>,
+    pods: Option<Pods>,
+}
+
+/// Pods that ask as their service accounts.
+struct Pods {
+    tenant_id: Option<String>,
+    of_accounts: PerAccount<Arc<Access>>,
+}
+
+/// One caller's client, and his credential.
+struct Access {
     client: SecretClient,
     credential: Arc<Credential>,
+}
+
+impl Access {
+    fn new(url: &Url, http: &Http, credential: Credential) -> Result<Self, String> {
+        let credential = Arc::new(credential);
+        let client = client(url, http, Arc::clone(&credential) as Arc<dyn TokenCredential>)?;
+        Ok(Self { client, credential })
+    }
 }
 
 impl std::fmt::Debug for KeyVault {
@@ -132,13 +186,31 @@ impl std::fmt::Debug for KeyVault {
 }
 
 impl KeyVault {
-    fn explain(&self, remote: &RemoteRef, error: &Error) -> ProviderError {
+    fn access(&self, caller: &Caller) -> Arc<Access> {
+        let (Some(pods), Caller::ServiceAccount(account)) = (&self.pods, caller) else { return Arc::clone(&self.own) };
+        let access = pods.of_accounts.of(account, |weak| {
+            let login = login_options(&self.http);
+            let credential = Credential::of_pod(account, weak, pods.tenant_id.as_deref(), login);
+            // The address was good for nobody's.
+            Access::new(&self.url, &self.http, credential).map_or_else(|_| Arc::clone(&self.own), Arc::new)
+        });
+        Arc::clone(&access)
+    }
+
+    fn explain(&self, access: &Access, remote: &RemoteRef, error: &Error) -> ProviderError {
         let (provider, path) = (self.name.clone(), remote.path.clone());
         let credentials = |source: BoxError| ProviderError::Credentials {
             provider: self.name.clone(),
-            remedy: self.credential.remedy().into(),
+            remedy: access.credential.remedy().into(),
             source,
         };
+        if let Some(error) = causes(error).find_map(|cause| cause.downcast_ref::<TokenError>()) {
+            return ProviderError::Credentials {
+                provider,
+                remedy: error.to_string().into(),
+                source: chain(error).into(),
+            };
+        }
         let Some(refusal) = Refusal::of(error) else {
             return match (nobody_answered(error), error.kind()) {
                 (Some(source), _) => ProviderError::Unavailable { provider, source },
@@ -164,7 +236,7 @@ impl KeyVault {
                 provider,
                 path,
                 action: RIGHT.into(),
-                identity: self.credential.who(),
+                identity: access.credential.who(),
                 source,
             },
             _ => {
@@ -283,19 +355,29 @@ impl SecretProvider for KeyVault {
         MAX_VALUE_BYTES
     }
 
-    async fn fetch(&self, remote: &RemoteRef, identity: &Identity) -> Result<SecretPayload, ProviderError> {
-        let Identity::Agent = identity;
+    fn acts_as(&self) -> ActsAs {
+        if self.pods.is_some() { ActsAs::Pod } else { ActsAs::Agent }
+    }
+
+    fn drop_unused(&self) {
+        if let Some(pods) = &self.pods {
+            pods.of_accounts.drop_unused();
+        }
+    }
+
+    async fn fetch(&self, remote: &RemoteRef, caller: &Caller) -> Result<SecretPayload, ProviderError> {
+        let access = self.access(caller);
         let options = SecretClientGetSecretOptions {
             secret_version: remote.version.clone(),
             ..SecretClientGetSecretOptions::default()
         };
-        let mut response = self.client.get_secret(&remote.path, Some(options.clone())).await;
+        let mut response = access.client.get_secret(&remote.path, Some(options.clone())).await;
         if is_token_refused(&response) {
             // The SDK keeps a token that was revoked.
-            self.credential.forget().await;
-            response = self.client.get_secret(&remote.path, Some(options)).await;
+            access.credential.forget().await;
+            response = access.client.get_secret(&remote.path, Some(options)).await;
         }
-        let response = response.map_err(|error| self.explain(remote, &error))?;
+        let response = response.map_err(|error| self.explain(&access, remote, &error))?;
         let body = azure_core::Bytes::from(response.into_body());
         let parsed = serde_json::from_slice(&body);
         // The SDK's own copy of the answer.
@@ -317,13 +399,13 @@ impl SecretProvider for KeyVault {
     /// A vault says the same of what never was and of what was deleted and can be recovered: so it is asked for both.
     async fn presence(&self, remote: &RemoteRef) -> Result<Presence, ProviderError> {
         let latest = RemoteRef { version: None, ..remote.clone() };
-        match self.fetch(&latest, &Identity::Agent).await {
+        match self.fetch(&latest, &Caller::Agent).await {
             Ok(_) | Err(ProviderError::Unreadable { .. }) => return Ok(Presence::There),
             Err(ProviderError::NotFound { .. }) => {}
             Err(error) => return Err(error),
         }
-        let deleted = self.client.get_deleted_secret(&remote.path, None).await;
-        match deleted.map_err(|error| self.explain(remote, &error)) {
+        let deleted = self.own.client.get_deleted_secret(&remote.path, None).await;
+        match deleted.map_err(|error| self.explain(&self.own, remote, &error)) {
             Ok(_) => Ok(Presence::There),
             Err(ProviderError::NotFound { .. }) => Ok(Presence::Absent),
             Err(error) => Err(error),
@@ -332,9 +414,12 @@ impl SecretProvider for KeyVault {
 
     async fn warm_up(&self) -> Result<String, ProviderError> {
         let remote = RemoteRef { provider: self.name.clone(), path: String::new(), version: None };
-        let token = self.credential.get_token(&[&scope(&self.url)], None::<TokenRequestOptions<'_>>).await;
-        token.map_err(|error| self.explain(&remote, &error))?;
-        Ok(self.credential.who())
+        if self.pods.is_some() {
+            return Ok("each pod's service account".to_owned());
+        }
+        let token = self.own.credential.get_token(&[&scope(&self.url)], None::<TokenRequestOptions<'_>>).await;
+        token.map_err(|error| self.explain(&self.own, &remote, &error))?;
+        Ok(self.own.credential.who())
     }
 
     async fn validate(&self) -> Result<String, ProviderError> {

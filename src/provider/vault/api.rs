@@ -54,6 +54,11 @@ pub(super) enum Failed {
     Gone(&'static str),
     Denied(&'static str),
     Login(String),
+    /// There was nothing to log in with.
+    NoProof {
+        remedy: String,
+        said: String,
+    },
     Throttled(Option<Duration>),
     Unavailable(BoxError),
     Invalid(&'static str),

@@ -11,16 +11,17 @@ mod session;
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
 use self::{
     api::{Api, Failed, Kv, Read},
-    session::{Login, Session, Token},
+    session::{Login, PodRole, Session, Token},
 };
 use super::{
-    Identity, Presence, ProviderError, ProviderName, SecretProvider,
+    ActsAs, Caller, Presence, ProviderError, ProviderName, SecretProvider,
+    caller::PerAccount,
     http::{Http, check_address},
     kind::{self, BuildError, Common, Reference, Store, check_characters, check_length, check_segments},
 };
@@ -28,6 +29,8 @@ use crate::{request::RemoteRef, secret_value::SecretPayload};
 use async_trait::async_trait;
 use serde::Deserialize;
 
+/// The audience of pods' tokens, where the operator says nothing.
+const AUDIENCE: &str = "vault";
 /// Few values are larger; Vault itself takes a megabyte.
 const USUAL_VALUE_BYTES: usize = 64 * 1024;
 
@@ -81,8 +84,9 @@ struct KubernetesAuth {
     #[serde(default = "kubernetes_mount")]
     mount: String,
     /// The service account's token; read at each login. Best a projected one with an audience of its own.
-    #[serde(default = "service_account_token")]
-    token_file: PathBuf,
+    token_file: Option<PathBuf>,
+    /// With `identity: pod`: the audience of pods' tokens.
+    audience: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -113,10 +117,30 @@ fn service_account_token() -> PathBuf {
 }
 
 impl Auth {
+    /// For `identity: pod`.
+    fn pod_role(self) -> Result<PodRole, String> {
+        match self {
+            Self { kubernetes: Some(KubernetesAuth { role, mount, token_file: None, audience }), app_role: None, token_file: None } => {
+                check_mount(&mount)?;
+                Ok(PodRole { role, mount, audience: audience.unwrap_or_else(|| AUDIENCE.to_owned()) })
+            }
+            _ => Err("`identity: pod` goes with `auth.kubernetes`, without `tokenFile`: pods log in with tokens of their own".to_owned()),
+        }
+    }
+
     fn login(self) -> Result<Login, String> {
         match self {
-            Self { kubernetes: Some(KubernetesAuth { role, mount, token_file }), app_role: None, token_file: None } => {
+            Self { kubernetes: Some(KubernetesAuth { audience: Some(_), .. }), .. } => {
+                Err("`audience` goes with `identity: pod`; the agent's token has the audience of its own volume"
+                    .to_owned())
+            }
+            Self {
+                kubernetes: Some(KubernetesAuth { role, mount, token_file, audience: None }),
+                app_role: None,
+                token_file: None,
+            } => {
                 check_mount(&mount)?;
+                let token_file = token_file.unwrap_or_else(service_account_token);
                 Ok(Login::Kubernetes { role, mount, token_file })
             }
             Self { kubernetes: None, app_role: Some(AppRole { role_id, secret_id_file, mount }), token_file: None } => {
@@ -146,9 +170,12 @@ impl kind::Settings for Settings {
             Some(file) => Http::new(Some(&file))?,
             None => common.http,
         };
-        let api = Api::new(http, &address, namespace.as_deref())?;
-        let session = Session::new(api, auth.login()?);
-        Ok(Arc::new(Vault { name: common.name, mount, kv, found_out: Mutex::default(), session }))
+        let api = Arc::new(Api::new(http, &address, namespace.as_deref())?);
+        let sessions = match common.by_pod {
+            true => Sessions::OfPods { api, role: auth.pod_role()?, of_accounts: PerAccount::default() },
+            false => Sessions::Own(Arc::new(Session::new(api, auth.login()?))),
+        };
+        Ok(Arc::new(Vault { name: common.name, mount, kv, found_out: Mutex::default(), sessions }))
     }
 }
 
@@ -161,13 +188,40 @@ struct Vault {
     kv: Option<Kv>,
     /// As Vault says, where he does not.
     found_out: Mutex<Option<Kv>>,
-    session: Arc<Session>,
+    sessions: Sessions,
+}
+
+/// Who is logged in.
+#[derive(Debug)]
+enum Sessions {
+    /// The agent.
+    Own(Arc<Session>),
+    /// Each pod's service account.
+    OfPods { api: Arc<Api>, role: PodRole, of_accounts: PerAccount<Session> },
+}
+
+impl Sessions {
+    fn of(&self, caller: &Caller) -> Arc<Session> {
+        match (self, caller) {
+            (Self::Own(session), _) => Arc::clone(session),
+            (Self::OfPods { api, role, of_accounts }, Caller::ServiceAccount(account)) => {
+                of_accounts.of(account, |weak| {
+                    let (role, subject) = (role.clone(), account.subject());
+                    Session::new(Arc::clone(api), Login::Pod { role, account: weak, subject })
+                })
+            }
+            (Self::OfPods { api, role, .. }, Caller::Agent) => {
+                let login = Login::Pod { role: role.clone(), account: Weak::new(), subject: "nobody".to_owned() };
+                Arc::new(Session::new(Arc::clone(api), login))
+            }
+        }
+    }
 }
 
 impl Vault {
     /// Reads with this token, having found out how.
-    async fn read(&self, token: &Token, remote: &RemoteRef) -> Result<Read, Failed> {
-        let (api, mount, path) = (self.session.api(), self.mount.as_str(), remote.path.as_str());
+    async fn read(&self, session: &Session, token: &Token, remote: &RemoteRef) -> Result<Read, Failed> {
+        let (api, mount, path) = (session.api(), self.mount.as_str(), remote.path.as_str());
         let kv = match self.known() {
             Some(kv) => kv,
             None => {
@@ -199,19 +253,19 @@ impl Vault {
         self.found_out.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn read_logged_in(&self, remote: &RemoteRef) -> Result<Read, Failed> {
-        let token = self.session.token().await?;
-        match self.read(&token, remote).await {
+    async fn read_logged_in(&self, session: &Arc<Session>, remote: &RemoteRef) -> Result<Read, Failed> {
+        let token = session.token().await?;
+        match self.read(session, &token, remote).await {
             // The token may be revoked, or older than the rights that it should have.
-            Err(denied @ Failed::Denied(_)) => match self.session.another_than(&token).await? {
-                Some(fresh) => self.read(&fresh, remote).await,
+            Err(denied @ Failed::Denied(_)) => match session.another_than(&token).await? {
+                Some(fresh) => self.read(session, &fresh, remote).await,
                 None => Err(denied),
             },
             outcome => outcome,
         }
     }
 
-    fn explain(&self, remote: &RemoteRef, failed: Failed) -> ProviderError {
+    fn explain(&self, session: &Session, remote: &RemoteRef, failed: Failed) -> ProviderError {
         let (provider, path) = (self.name.clone(), remote.path.clone());
         match failed {
             Failed::NotFound => ProviderError::NotFound { provider, path },
@@ -222,12 +276,15 @@ impl Vault {
                 let data = if self.known() == Some(Kv::One) { "" } else { "data/" };
                 let action =
                     format!("a policy with: path \"{}/{data}{path}\" {{ capabilities = [\"read\"] }}", self.mount);
-                let identity = self.session.who();
+                let identity = session.who();
                 ProviderError::AccessDenied { provider, path, action: action.into(), identity, source: said.into() }
             }
             Failed::Login(said) => {
-                let remedy = self.session.remedy().into();
+                let remedy = session.remedy().into();
                 ProviderError::Credentials { provider, remedy, source: said.into() }
+            }
+            Failed::NoProof { remedy, said } => {
+                ProviderError::Credentials { provider, remedy: remedy.into(), source: said.into() }
             }
             Failed::Throttled(retry_after) => {
                 ProviderError::Throttled { provider, retry_after, source: "a rate limit quota of Vault's".into() }
@@ -248,11 +305,24 @@ impl SecretProvider for Vault {
         USUAL_VALUE_BYTES
     }
 
-    async fn fetch(&self, remote: &RemoteRef, identity: &Identity) -> Result<SecretPayload, ProviderError> {
-        let Identity::Agent = identity;
-        match self.read_logged_in(remote).await {
+    fn acts_as(&self) -> ActsAs {
+        match self.sessions {
+            Sessions::Own(_) => ActsAs::Agent,
+            Sessions::OfPods { .. } => ActsAs::Pod,
+        }
+    }
+
+    fn drop_unused(&self) {
+        if let Sessions::OfPods { of_accounts, .. } = &self.sessions {
+            of_accounts.drop_unused();
+        }
+    }
+
+    async fn fetch(&self, remote: &RemoteRef, caller: &Caller) -> Result<SecretPayload, ProviderError> {
+        let session = self.sessions.of(caller);
+        match self.read_logged_in(&session, remote).await {
             Ok(read) => Ok(SecretPayload::new(read.object, read.version)),
-            Err(failed) => Err(self.explain(remote, failed)),
+            Err(failed) => Err(self.explain(&session, remote, failed)),
         }
     }
 
@@ -260,31 +330,34 @@ impl SecretProvider for Vault {
     /// restored.
     async fn presence(&self, remote: &RemoteRef) -> Result<Presence, ProviderError> {
         let latest = RemoteRef { version: None, ..remote.clone() };
-        match self.read_logged_in(&latest).await {
+        let session = self.sessions.of(&Caller::Agent);
+        match self.read_logged_in(&session, &latest).await {
             Ok(_) | Err(Failed::Gone(_)) => Ok(Presence::There),
             Err(Failed::NotFound) => Ok(Presence::Absent),
-            Err(failed) => Err(self.explain(remote, failed)),
+            Err(failed) => Err(self.explain(&session, remote, failed)),
         }
     }
 
     async fn warm_up(&self) -> Result<String, ProviderError> {
         let remote = RemoteRef { provider: self.name.clone(), path: String::new(), version: None };
-        let explain = |failed| self.explain(&remote, failed);
-        let token = self.session.token().await.map_err(explain)?;
-        match self.session.api().look_up(token.text()).await {
+        let Sessions::Own(session) = &self.sessions else { return Ok("each pod's service account".to_owned()) };
+        let explain = |failed| self.explain(session, &remote, failed);
+        let token = session.token().await.map_err(explain)?;
+        match session.api().look_up(token.text()).await {
             // Revoked, or without the policy `default`.
-            Err(Failed::Denied(_)) => match self.session.another_than(&token).await.map_err(explain)? {
-                Some(fresh) => {
-                    Ok(self.session.api().look_up(fresh.text()).await.unwrap_or_else(|_| self.session.who()))
-                }
-                None => Ok(self.session.who()),
+            Err(Failed::Denied(_)) => match session.another_than(&token).await.map_err(explain)? {
+                Some(fresh) => Ok(session.api().look_up(fresh.text()).await.unwrap_or_else(|_| session.who())),
+                None => Ok(session.who()),
             },
             looked_up => looked_up.map_err(explain),
         }
     }
 
     async fn keep_ready(&self) -> Option<Duration> {
-        self.session.keep().await
+        match &self.sessions {
+            Sessions::Own(session) => session.keep().await,
+            Sessions::OfPods { .. } => None,
+        }
     }
 }
 

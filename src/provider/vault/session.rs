@@ -3,7 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::api::{Api, Failed, Granted};
+use crate::{error::chain, service_account::ServiceAccount};
 
 /// A token of a login so short ago has the rights that there are: that it is refused is about the path, unless it is
 /// revoked. Else each path without a right would cost a login.
@@ -31,15 +32,30 @@ pub(super) enum Login {
     Kubernetes { role: String, mount: String, token_file: PathBuf },
     AppRole { role_id: String, mount: String, secret_id_file: PathBuf },
     TokenFile(PathBuf),
+    Pod { role: PodRole, account: Weak<ServiceAccount>, subject: String },
+}
+
+/// The role that pods' service accounts log in with.
+#[derive(Debug, Clone)]
+pub(super) struct PodRole {
+    pub(super) role: String,
+    pub(super) mount: String,
+    pub(super) audience: String,
 }
 
 impl Login {
-    /// What is read at each login.
-    fn file(&self) -> &Path {
+    /// What is had anew for each login.
+    async fn proof(&self) -> Result<Zeroizing<String>, Failed> {
         match self {
             Self::Kubernetes { token_file: file, .. }
             | Self::AppRole { secret_id_file: file, .. }
-            | Self::TokenFile(file) => file,
+            | Self::TokenFile(file) => read(file).await,
+            Self::Pod { role, account, .. } => {
+                // Whoever asks has it.
+                let gone = || Failed::NoProof { remedy: "the pod is gone".to_owned(), said: "nobody asks".to_owned() };
+                let token = account.upgrade().ok_or_else(gone)?.token(&role.audience).await;
+                token.map_err(|error| Failed::NoProof { remedy: error.to_string(), said: chain(&error) })
+            }
         }
     }
 }
@@ -47,7 +63,7 @@ impl Login {
 /// A server, and the agent's token there.
 #[derive(Debug)]
 pub(super) struct Session {
-    api: Api,
+    api: Arc<Api>,
     login: Login,
     token: Mutex<Option<Token>>,
     /// Held by the one who logs in, on a task of its own: whoever waits for that may go.
@@ -129,9 +145,9 @@ impl std::fmt::Debug for Token {
 }
 
 impl Session {
-    pub(super) fn new(api: Api, login: Login) -> Arc<Self> {
+    pub(super) fn new(api: Arc<Api>, login: Login) -> Self {
         let (token, logging_in) = (Mutex::default(), tokio::sync::Mutex::default());
-        Arc::new(Self { api, login, token, logging_in, failures: AtomicU32::default() })
+        Self { api, login, token, logging_in, failures: AtomicU32::default() }
     }
 
     pub(super) fn api(&self) -> &Api {
@@ -229,10 +245,11 @@ impl Session {
     }
 
     async fn prove(&self, refused: &mut Refused) -> Result<Token, Failed> {
-        let proof = read(self.login.file()).await?;
+        let proof = self.login.proof().await?;
         let (mount, body) = match &self.login {
             Login::TokenFile(_) => return Ok(self.of_file(proof)),
             Login::Kubernetes { role, mount, .. } => (mount, [("role", role.as_str()), ("jwt", &proof)]),
+            Login::Pod { role: PodRole { role, mount, .. }, .. } => (mount, [("role", role.as_str()), ("jwt", &proof)]),
             Login::AppRole { role_id, mount, .. } => (mount, [("role_id", role_id.as_str()), ("secret_id", &proof)]),
         };
         if refused.stands(&proof) {
@@ -280,6 +297,9 @@ impl Session {
             Login::Kubernetes { role, mount, .. } => format!("role {role} of auth/{mount}"),
             Login::AppRole { mount, .. } => format!("the role of its role id at auth/{mount}"),
             Login::TokenFile(file) => format!("the token in {}", file.display()),
+            Login::Pod { role: PodRole { role, mount, .. }, subject, .. } => {
+                format!("role {role} of auth/{mount}, as {subject}")
+            }
         }
     }
 
@@ -294,6 +314,9 @@ impl Session {
             Login::AppRole { mount, secret_id_file, .. } => format!(
                 "check `roleId`, and that the secret id in {} is one of that role at auth/{mount} and not used up",
                 secret_id_file.display()
+            ),
+            Login::Pod { role: PodRole { role, mount, audience }, subject, .. } => format!(
+                "check at Vault that auth/{mount} has the role {role}, that it is bound to {subject}, and that its audience is {audience}"
             ),
             Login::TokenFile(file) => format!("check that {} holds a token that Vault takes", file.display()),
         }

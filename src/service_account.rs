@@ -1,0 +1,319 @@
+//! The service accounts of the node's pods: as whom stores are asked where they decide for each account themselves.
+//!
+//! RBAC (`rbac/pod-identity`): `get` on serviceaccounts, and `create` on serviceaccounts/token, which an admission policy confines
+//! to tokens that are bound to a pod, for stores alone, for at most ten minutes. That the pod runs on this node is for the agent
+//! to see to: no policy can.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use k8s_openapi::api::{
+    authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
+    core::v1::ServiceAccount as Account,
+};
+use kube::{Api, Client, api::PostParams};
+use tokio::time::Instant;
+use zeroize::Zeroizing;
+
+use crate::{
+    error::BoxError,
+    pod::{PodNamespace, PodView},
+};
+
+/// How long a token holds, in seconds: the least that the API server gives.
+const TOKEN_SECONDS: i64 = 600;
+/// For one answer of the API server, which a pod waits for.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// The role at AWS.
+pub const ROLE_ARN: &str = "eks.amazonaws.com/role-arn";
+/// The application or managed identity at Azure.
+pub const CLIENT_ID: &str = "azure.workload.identity/client-id";
+/// Its tenant, where it is another than the instance's.
+pub const TENANT_ID: &str = "azure.workload.identity/tenant-id";
+
+/// A service account whose pods are on this node. What stores gave for it goes with the last of them.
+pub struct ServiceAccount {
+    namespace: PodNamespace,
+    name: String,
+    /// What tells it from an earlier one of the same name, and lets it prove who it is; `None` where it is only named.
+    proof: Option<Proof>,
+}
+
+/// What proves to a store who asks.
+struct Proof {
+    uid: String,
+    annotations: BTreeMap<&'static str, String>,
+    client: Client,
+    /// The last pod that asked, by name and UID: its tokens are bound to it.
+    pod: Mutex<(String, String)>,
+}
+
+impl fmt::Debug for ServiceAccount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.subject())
+    }
+}
+
+/// Why there is no token.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// RBAC.
+    #[error("the agent may not {verb}: an operator has to apply rbac/pod-identity")]
+    NoRight {
+        /// What it tried.
+        verb: &'static str,
+        /// What the API server said.
+        #[source]
+        source: BoxError,
+    },
+    /// An admission policy.
+    #[error(
+        "an admission policy refuses a token of {subject} with audience {audience}: an operator can add the audience to the policy \
+         jasm-agent-tokens (rbac/pod-identity)"
+    )]
+    Refused {
+        /// Whose.
+        subject: String,
+        /// For whom.
+        audience: String,
+        /// What the API server said.
+        #[source]
+        source: BoxError,
+    },
+    /// The account or its pod is gone, or another one has taken its name.
+    #[error("{subject} or its pod is not there any more, or is another one now; the agent retries with backoff")]
+    Gone {
+        /// Whose.
+        subject: String,
+        /// What the API server said.
+        #[source]
+        source: BoxError,
+    },
+    /// No answer, or one of another kind.
+    #[error("the API server gave nothing about {subject}; the agent retries with backoff")]
+    Unanswered {
+        /// Whose.
+        subject: String,
+        /// What it said.
+        #[source]
+        source: BoxError,
+    },
+}
+
+impl ServiceAccount {
+    /// One that is only named.
+    pub(crate) fn named(namespace: PodNamespace, name: &str) -> Arc<Self> {
+        Arc::new(Self { namespace, name: name.to_owned(), proof: None })
+    }
+
+    /// Whether it can prove who it is.
+    pub fn is_proven(&self) -> bool {
+        self.proof.is_some()
+    }
+
+    /// Its namespace.
+    pub fn namespace(&self) -> &PodNamespace {
+        &self.namespace
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What tells it from an earlier one of the same name; empty where it is only named.
+    pub fn uid(&self) -> &str {
+        self.proof.as_ref().map(|proof| proof.uid.as_str()).unwrap_or_default()
+    }
+
+    /// `system:serviceaccount:NAMESPACE:NAME`, as tokens say.
+    pub fn subject(&self) -> String {
+        format!("system:serviceaccount:{}:{}", self.namespace, self.name)
+    }
+
+    /// One of [`ROLE_ARN`], [`CLIENT_ID`] and [`TENANT_ID`].
+    pub fn annotation(&self, name: &str) -> Option<&str> {
+        self.proof.as_ref()?.annotations.get(name).map(String::as_str)
+    }
+
+    /// A token of it, bound to its pod that asked last, for this audience alone; it holds ten minutes.
+    ///
+    /// # Errors
+    /// [`TokenError`].
+    pub async fn token(&self, audience: &str) -> Result<Zeroizing<String>, TokenError> {
+        let subject = self.subject();
+        let Some(proof) = &self.proof else {
+            return Err(TokenError::Gone { subject, source: "it is only named".into() });
+        };
+        let (name, uid) = proof.pod.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let bound = BoundObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Pod".to_owned()),
+            name: Some(name),
+            uid: Some(uid),
+        };
+        let spec = TokenRequestSpec {
+            audiences: vec![audience.to_owned()],
+            bound_object_ref: Some(bound),
+            expiration_seconds: Some(TOKEN_SECONDS),
+        };
+        let accounts: Api<Account> = Api::namespaced(proof.client.clone(), self.namespace.as_str());
+        let (params, request) = (PostParams::default(), TokenRequest { spec, ..TokenRequest::default() });
+        let asked = accounts.create_token_request(&self.name, &params, &request);
+        let answered = tokio::time::timeout(TIMEOUT, asked).await;
+        let answered = match answered {
+            Ok(answered) => answered.map_err(|error| explain(error, &subject, Some(audience)))?,
+            Err(elapsed) => return Err(TokenError::Unanswered { subject, source: elapsed.into() }),
+        };
+        let token = Zeroizing::new(answered.status.map(|status| status.token).unwrap_or_default());
+        // The name may have been given to another account since.
+        match account_uid(&token) {
+            Some(uid) if uid == proof.uid => Ok(token),
+            _ => Err(TokenError::Gone { subject, source: "the token is another account's".into() }),
+        }
+    }
+}
+
+/// The UID of the account in a token's claims. They are the API server's own answer to this request, and so need no proof.
+fn account_uid(token: &str) -> Option<String> {
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+    let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+    let claims: serde_json::Value = serde_json::from_slice(&claims).ok()?;
+    Some(claims.get("kubernetes.io")?.get("serviceaccount")?.get("uid")?.as_str()?.to_owned())
+}
+
+fn explain(error: kube::Error, subject: &str, audience: Option<&str>) -> TokenError {
+    let subject = subject.to_owned();
+    let (code, by_policy) = match &error {
+        kube::Error::Api(status) => (status.code, status.message.contains("denied request")),
+        _ => (0, false),
+    };
+    let source: BoxError = error.into();
+    match (code, audience) {
+        (403, Some(audience)) if by_policy => TokenError::Refused { subject, audience: audience.to_owned(), source },
+        (403, Some(_)) => TokenError::NoRight { verb: "create serviceaccounts/token", source },
+        (403, None) => TokenError::NoRight { verb: "get serviceaccounts", source },
+        (400 | 404 | 409 | 422, _) => TokenError::Gone { subject, source },
+        _ => TokenError::Unanswered { subject, source },
+    }
+}
+
+type Slot = Arc<tokio::sync::Mutex<Option<(Instant, Weak<ServiceAccount>)>>>;
+
+/// Looks up accounts, once for all pods that ask together.
+pub struct ServiceAccounts {
+    client: Client,
+    node: String,
+    /// By namespace, name, and whether it can prove who it is.
+    slots: Mutex<HashMap<(PodNamespace, String, bool), Slot>>,
+}
+
+impl ServiceAccounts {
+    /// For the pods of `node`.
+    pub fn new(client: Client, node: &str) -> Self {
+        Self { client, node: node.to_owned(), slots: Mutex::default() }
+    }
+
+    /// The account of a pod by its name alone; the same one for all of its pods. Makes no request.
+    pub async fn named(&self, pod: &PodView) -> Arc<ServiceAccount> {
+        let namespace = pod.namespace();
+        let slot = self.slot(&namespace, &pod.service_account, false);
+        let mut known = slot.lock().await;
+        if let Some(account) = known.as_ref().and_then(|(_, account)| account.upgrade()) {
+            return account;
+        }
+        let account = ServiceAccount::named(namespace, &pod.service_account);
+        *known = Some((Instant::now(), Arc::downgrade(&account)));
+        account
+    }
+
+    /// The account of a pod, as it is no earlier than `since`; the same one for all of its pods, while it does not change.
+    ///
+    /// # Errors
+    /// [`TokenError`].
+    pub async fn of(&self, pod: &PodView, since: Instant) -> Result<Arc<ServiceAccount>, TokenError> {
+        let (namespace, name) = (pod.namespace(), pod.service_account.clone());
+        let subject = format!("system:serviceaccount:{namespace}:{name}");
+        if pod.node() != Some(self.node.as_str()) {
+            return Err(TokenError::Gone { subject, source: "the pod is not on this node".into() });
+        }
+        let slot = self.slot(&namespace, &name, true);
+        let mut known = slot.lock().await;
+        let before = known.as_ref().and_then(|(at, account)| Some((*at, account.upgrade()?)));
+        let account = match before {
+            Some((at, account)) if at >= since => account,
+            before => {
+                let at = Instant::now();
+                let read = Arc::new(self.read(namespace, &name, &subject).await?);
+                let account = match before {
+                    Some((_, account)) if is_same(&account, &read) => account,
+                    _ => read,
+                };
+                *known = Some((at, Arc::downgrade(&account)));
+                account
+            }
+        };
+        if let Some(proof) = &account.proof {
+            let pod = (pod.name().to_owned(), pod.uid().to_owned());
+            *proof.pod.lock().unwrap_or_else(PoisonError::into_inner) = pod;
+        }
+        Ok(account)
+    }
+
+    async fn read(&self, namespace: PodNamespace, name: &str, subject: &str) -> Result<ServiceAccount, TokenError> {
+        let accounts: Api<Account> = Api::namespaced(self.client.clone(), namespace.as_str());
+        let read = tokio::time::timeout(TIMEOUT, accounts.get_metadata(name)).await;
+        let found = match read {
+            Ok(found) => found.map_err(|error| explain(error, subject, None))?,
+            Err(elapsed) => {
+                return Err(TokenError::Unanswered { subject: subject.to_owned(), source: elapsed.into() });
+            }
+        };
+        let of_ours = |key: &'static str| Some((key, found.metadata.annotations.as_ref()?.get(key)?.clone()));
+        let proof = Proof {
+            uid: found.metadata.uid.clone().unwrap_or_default(),
+            annotations: [ROLE_ARN, CLIENT_ID, TENANT_ID].into_iter().filter_map(of_ours).collect(),
+            client: self.client.clone(),
+            pod: Mutex::default(),
+        };
+        Ok(ServiceAccount { namespace, name: name.to_owned(), proof: Some(proof) })
+    }
+
+    fn slot(&self, namespace: &PodNamespace, name: &str, is_proven: bool) -> Slot {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those that nobody asks about, and whose pods are gone.
+        slots.retain(|_, slot| {
+            let lives = |known: &Option<(Instant, Weak<ServiceAccount>)>| {
+                known.as_ref().is_some_and(|(_, account)| account.strong_count() > 0)
+            };
+            Arc::strong_count(slot) > 1 || slot.try_lock().is_ok_and(|known| lives(&known))
+        });
+        Arc::clone(slots.entry((namespace.clone(), name.to_owned(), is_proven)).or_default())
+    }
+}
+
+fn is_same(one: &ServiceAccount, other: &ServiceAccount) -> bool {
+    let parts =
+        |account: &ServiceAccount| account.proof.as_ref().map(|proof| (proof.uid.clone(), proof.annotations.clone()));
+    parts(one) == parts(other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_account_in_a_tokens_claims_is_read_and_nothing_else_is_taken_for_it() {
+        use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+        let token = |claims: &str| format!("x.{}.y", URL_SAFE_NO_PAD.encode(claims));
+        let real = token(r#"{"kubernetes.io":{"serviceaccount":{"name":"app","uid":"u-1"}}}"#);
+        assert_eq!(account_uid(&real).as_deref(), Some("u-1"));
+        for broken in ["", "x", "x.!.y", &token("{}"), &token(r#"{"uid":"u-1"}"#)] {
+            assert_eq!(account_uid(broken), None, "{broken}");
+        }
+    }
+}
