@@ -73,7 +73,7 @@ pub enum TokenError {
     /// An admission policy.
     #[error(
         "an admission policy refuses a token of {subject} with audience {audience}: an operator can add the audience to the policy \
-         jasm-agent-tokens (rbac/pod-identity)"
+         jasm-pod-tokens (rbac/pod-identity)"
     )]
     Refused {
         /// Whose.

@@ -28,6 +28,7 @@ mod marker;
 mod migrate;
 mod names;
 mod parameter_store;
+mod pod_identity;
 mod policies;
 mod process;
 mod program;

@@ -167,6 +167,8 @@ pub(crate) struct Agent {
     leash: Leash,
     node: String,
     masters: Option<String>,
+    /// Whether an instance of its providers asks as pods.
+    asks_as_pods: bool,
     audit_log: PathBuf,
     url: String,
     http: Http,
@@ -186,7 +188,9 @@ impl Agent {
         // Also for one that was in central mode before.
         let namespace = || of.env.get("JASM_MASTERS_NAMESPACE").map_or(audit::MASTERS_NAMESPACE, String::as_str);
         let masters = of.env.contains_key("JASM_MODE").then(|| namespace().to_owned());
-        Self { child, leash, node, masters, audit_log, url, http: Http::new(), started, output, readers }
+        let asks_as_pods = std::fs::read_to_string(of.node.folder().join("providers.yaml"))
+            .is_ok_and(|providers| providers.contains(r#""identity":"pod""#));
+        Self { child, leash, node, masters, asks_as_pods, audit_log, url, http: Http::new(), started, output, readers }
     }
 
     /// The program's process id.
@@ -323,6 +327,7 @@ impl Drop for Agent {
         let requests = audit::read(&self.audit_log, Some(&self.node));
         let excesses = match &self.masters {
             Some(masters) => audit::excesses_in_central_mode(&requests, masters),
+            None if self.asks_as_pods => audit::excesses(&requests, &audit::rules_with_tokens()),
             None => audit::excesses(&requests, &audit::shipped_rules()),
         };
         assert!(excesses.is_empty(), "the agent asked for what rbac/ does not grant, or for a Secret: {excesses:#?}");

@@ -219,6 +219,13 @@ pub(crate) fn excesses_in_central_mode(requests: &[Request], masters_namespace: 
     excesses(&others, &central_rules())
 }
 
+/// The rules of `rbac/` with those of the component `pod-identity`.
+pub(crate) fn rules_with_tokens() -> Vec<PolicyRule> {
+    let mut rules = shipped_rules();
+    rules.extend(rules_in(&project().join("rbac/pod-identity/cluster-role.yaml")));
+    rules
+}
+
 /// The rules of `rbac/` as the component `central` has them.
 pub(crate) fn central_rules() -> Vec<PolicyRule> {
     let mut rules = shipped_rules();

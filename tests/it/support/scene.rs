@@ -58,6 +58,12 @@ impl Scene {
         Self::set_in(surroundings, node, |builder, _| change(builder.env("JASM_MODE", "central"))).await
     }
 
+    /// An agent that may ask for tokens of pods' service accounts.
+    pub(crate) async fn pod_identity(change: impl FnOnce(AgentBuilder, &Store) -> AgentBuilder) -> Self {
+        let surroundings = Surroundings::pod_identity().await;
+        Self::set_in(surroundings, AgentNode::create(surroundings).await, change).await
+    }
+
     /// The same on a node that was there before.
     pub(crate) async fn set_on(node: AgentNode, change: impl FnOnce(AgentBuilder, &Store) -> AgentBuilder) -> Self {
         Self::set_in(Surroundings::get().await, node, change).await

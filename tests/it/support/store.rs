@@ -6,6 +6,7 @@
 mod aws;
 mod parameters;
 mod protocol;
+mod sts;
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
@@ -25,6 +26,7 @@ use super::unique;
 pub(crate) use aws::{ACCESS_DENIED_TEXT, POD_IDENTITY};
 pub(crate) use parameters::{GET_PARAMETERS, GET_PARAMETERS_BY_PATH};
 use protocol::{Aws, Backend, PodIdentity};
+pub(crate) use sts::{ASSUME_ROLE, WEB_IDENTITY};
 
 /// The action that reads a secret.
 pub(crate) const GET: &str = "GetSecretValue";
@@ -144,6 +146,35 @@ impl Store {
     pub(crate) fn serve_pod_identity(&self, token_file: &Path, access_key: &str, lifetime: Duration) {
         let (token_file, access_key) = (token_file.to_owned(), access_key.to_owned());
         self.protocol().settings().pod_identity = Some(PodIdentity { token_file, access_key, lifetime });
+    }
+
+    /// From now on the double has a token service of its own, in which a role trusts a subject: of a token, or as an external id.
+    /// `eks` is the role of EKS Pod Identity.
+    pub(crate) fn trust(&self, role: &str, subject: &str) {
+        self.protocol().settings().sts.get_or_insert_default().trust(role, subject);
+    }
+
+    /// A role trusts nobody any more.
+    pub(crate) fn distrust(&self, role: &str) {
+        self.protocol().settings().sts.get_or_insert_default().distrust(role);
+    }
+
+    /// How long its credentials hold from now on.
+    pub(crate) fn set_lifetime(&self, lifetime: Duration) {
+        self.protocol().settings().sts.get_or_insert_default().set_lifetime(lifetime);
+    }
+
+    /// A value that a holder of credentials alone is given: a role, with the tags of its session, or a subject at EKS.
+    pub(crate) fn put_for(&self, holder: &str, path: &str, value: &str) {
+        self.protocol().settings().sts.get_or_insert_default().put_for(holder, path, value);
+    }
+
+    /// Whose credentials each request about `key` came with.
+    pub(crate) fn holders(&self, key: &str) -> Vec<String> {
+        let keys = self.credentials(key);
+        let mut settings = self.protocol().settings();
+        let sts = settings.sts.get_or_insert_default();
+        keys.iter().map(|key| sts.holder(key)).collect()
     }
 
     /// For `AWS_CONTAINER_CREDENTIALS_FULL_URI`.

@@ -19,9 +19,10 @@ const POLICIES_LIMIT: Duration = Duration::from_secs(60);
 
 type Shared = OnceLock<Result<Surroundings, String>>;
 
-/// The manifests of the default mode, and those of central mode.
+/// The manifests of the default mode, those of central mode, and those with the right to pods' tokens.
 const DIRECT: &str = "rbac";
 const CENTRAL: &str = "tests/layers/central-rights";
+const POD_IDENTITY: &str = "tests/layers/pod-identity";
 
 /// A control plane with `rbac/` applied and its admission policies in force.
 #[derive(Debug)]
@@ -41,6 +42,12 @@ impl Surroundings {
     pub(crate) async fn central() -> &'static Self {
         static SHARED: Shared = Shared::new();
         Self::shared(&SHARED, CENTRAL).await
+    }
+
+    /// The same with the component `pod-identity` in place.
+    pub(crate) async fn pod_identity() -> &'static Self {
+        static SHARED: Shared = Shared::new();
+        Self::shared(&SHARED, POD_IDENTITY).await
     }
 
     async fn shared(shared: &'static Shared, manifests: &'static str) -> &'static Self {

@@ -153,6 +153,20 @@ pub(super) fn pod_credentials(access_key: &str, lifetime: Duration) -> Response 
     answer(StatusCode::OK, "application/json", body.to_string())
 }
 
+/// The answer of STS to either action.
+pub(super) fn sts_credentials(action: &str, access_key: &str, lifetime: Duration) -> Response {
+    let credentials = format!(
+        "<Credentials><AccessKeyId>{access_key}</AccessKeyId><SecretAccessKey>test</SecretAccessKey>\
+         <SessionToken>test</SessionToken><Expiration>{}</Expiration></Credentials>",
+        after(lifetime)
+    );
+    let namespace = "https://sts.amazonaws.com/doc/2011-06-15/";
+    let result = format!("<{action}Result>{credentials}</{action}Result>");
+    let metadata = "<ResponseMetadata><RequestId>0</RequestId></ResponseMetadata>";
+    let body = format!(r#"<{action}Response xmlns="{namespace}">{result}{metadata}</{action}Response>"#);
+    answer(StatusCode::OK, "text/xml", body)
+}
+
 /// An XML answer of STS with another expiry.
 pub(super) fn with_expiry(xml: &str, lifetime: Duration) -> String {
     let (open, close) = ("<Expiration>", "</Expiration>");

@@ -9,12 +9,13 @@ use axum::body::{Body, Bytes};
 use axum::response::Response;
 use http::request::Parts;
 use http::{Request, StatusCode};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
 
 use super::super::front::{Asked, Protocol, Refusal, Upstream, answer, passed_on};
 use super::GET;
 use super::aws::{self, Form, POD_IDENTITY};
 use super::parameters::{self, GET_PARAMETERS};
+use super::sts::{ASSUME_ROLE, Sts, WEB_IDENTITY};
 
 /// What answers in AWS's place.
 #[derive(Debug)]
@@ -36,6 +37,7 @@ pub(super) enum Backend {
 pub(super) struct Settings {
     pub(super) pod_identity: Option<PodIdentity>,
     pub(super) web_identity_lifetime: Option<Duration>,
+    pub(super) sts: Option<Sts>,
 }
 
 /// What the Pod Identity endpoint hands out.
@@ -55,6 +57,10 @@ impl Protocol for Aws {
         if asked.action == POD_IDENTITY {
             return self.pod_identity(&asked.credential);
         }
+        let request = match self.by_sts(asked, request).await {
+            Ok(answer) => return answer,
+            Err(request) => request,
+        };
         match &self.backend {
             Backend::Emulator(emulator) if asked.action == GET_PARAMETERS => {
                 parameters::by_name(emulator, asked, request).await
@@ -81,7 +87,29 @@ impl Aws {
         self.settings.lock().expect("nothing panics while it holds the store's settings")
     }
 
+    /// What the double's own token service answers, or the value that a holder alone is given; else the request again.
+    async fn by_sts(&self, asked: &Asked, request: Request<Full<Bytes>>) -> Result<Response, Request<Full<Bytes>>> {
+        if self.settings().sts.is_none() {
+            return Err(request);
+        }
+        let (head, body) = request.into_parts();
+        let body = body.collect().await.unwrap_or_else(|never| match never {}).to_bytes();
+        let mut settings = self.settings();
+        let sts = settings.sts.get_or_insert_default();
+        if [WEB_IDENTITY, ASSUME_ROLE].contains(&asked.action.as_str()) {
+            return Ok(sts.answer(asked, &body));
+        }
+        let path = asked.subjects.first().map(String::as_str).unwrap_or_default();
+        match sts.own_value(&asked.credential, path) {
+            Some(value) if asked.action == GET => Ok(aws::secret_answer(path, Some(value.clone()))),
+            _ => Err(Request::from_parts(head, Full::new(body))),
+        }
+    }
+
     fn pod_identity(&self, token: &str) -> Response {
+        if let Some(sts) = &mut self.settings().sts {
+            return sts.at_eks(token);
+        }
         let Some(served) = self.settings().pod_identity.clone() else {
             return answer(StatusCode::NOT_FOUND, "text/plain", "no Pod Identity in this test");
         };

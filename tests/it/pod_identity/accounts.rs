@@ -1,0 +1,209 @@
+//! What belongs to one service account never reaches another, and is had once for all pods of it.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::Api;
+use kube::api::DeleteParams;
+use serde_json::json;
+
+use super::{account, by_pods, exchanges, next_second, requests, role, subject, uid};
+use crate::support::scene::annotation;
+use crate::support::store::{Fault, WEB_IDENTITY};
+use crate::support::wait::eventually;
+
+const TOKENS: &str = "create serviceaccounts/token";
+
+#[tokio::test]
+async fn fifty_pods_of_three_accounts_are_three_exchanges_and_each_fetch_is_its_accounts() {
+    let scene = by_pods().await;
+    let names = ["one", "two", "three"];
+    for name in names {
+        account(&scene, name).await;
+    }
+    let path = scene.store.seed("shared", r#"{"A":"1"}"#).await;
+    let pods = (0..50).map(|number| {
+        let name = format!("web-{number}");
+        let (scene, path) = (&scene, &path);
+        async move {
+            scene.pod(&name).service_account(names[number % 3]).asks(path, &name).create().await;
+            scene.namespace.wait_for_data(&name, [("A", "1")]).await;
+        }
+    });
+    join_all(pods).await;
+    assert_eq!((exchanges(&scene.store), requests(&scene, TOKENS).await), (3, 3));
+    let mut holders = scene.store.holders(&path);
+    holders.sort();
+    holders.dedup();
+    let mut wanted = names.map(|name| role(&format!("{}-{name}", scene.namespace.name())));
+    wanted.sort();
+    assert_eq!(holders, wanted, "each account asked in its own role, and nobody else did");
+    let secret = scene.namespace.wait_for_secret("web-0").await;
+    let source = format!("v1:aws-secretsmanager:{path}?as=uid/{}", uid(&scene, "one").await);
+    assert_eq!(annotation(&secret, "jasm.codnod.io/source"), source);
+}
+
+/// Pairs of pods, of two accounts for which the same path has different values.
+const PAIRS: usize = 500;
+/// Pairs that are under way together.
+const AT_ONCE: usize = 50;
+
+#[tokio::test]
+async fn a_thousand_fetches_of_two_accounts_for_one_path_never_cross() {
+    let scene = by_pods().await;
+    let path = scene.store.seed("one-path", r#"{"A":"nobody's"}"#).await;
+    for name in ["left", "right"] {
+        let role = account(&scene, name).await;
+        scene.store.put_for(&role, &path, &json!({"A": name}).to_string());
+    }
+    for batch in 0..PAIRS / AT_ONCE {
+        let pair = async |number: usize| {
+            // In both orders.
+            let mut sides = ["left", "right"];
+            sides.rotate_left(number % 2);
+            let one = |side: &'static str| {
+                let (name, path, scene) = (format!("{side}-{batch}-{number}"), &path, &scene);
+                async move {
+                    scene.pod(&name).service_account(side).asks(path, &name).create().await;
+                    scene.namespace.wait_for_data(&name, [("A", side)]).await;
+                }
+            };
+            tokio::join!(one(sides[0]), one(sides[1]));
+        };
+        join_all((0..AT_ONCE).map(pair)).await;
+    }
+    assert_eq!(exchanges(&scene.store), 2);
+}
+
+#[tokio::test]
+async fn what_another_account_was_given_is_no_fresh_secret_but_a_conflict() {
+    let scene = by_pods().await;
+    let path = scene.store.seed("path", r#"{"A":"nobody's"}"#).await;
+    for name in ["first", "second"] {
+        let role = account(&scene, name).await;
+        scene.store.put_for(&role, &path, &json!({"A": name}).to_string());
+    }
+    scene.pod("first").service_account("first").asks(&path, "app").create().await;
+    let before = scene.namespace.wait_for_data("app", [("A", "first")]).await;
+    crate::support::scene::later_than(&before).await;
+    let pod = scene.pod("second").service_account("second").asks(&path, "app").create().await;
+    let note = scene.namespace.wait_for_event(&pod, "SecretConflict").await.note.unwrap_or_default();
+    assert!(note.contains("another service account") && note.contains("choose another secretName"), "{note}");
+    assert_eq!(scene.namespace.wait_for_secret("app").await, before);
+    // An account that takes the name of one that is gone is another one.
+    let accounts: Api<ServiceAccount> = scene.namespace.api();
+    accounts.delete("first", &DeleteParams::default()).await.expect("deleted");
+    scene.namespace.service_account("first").await;
+    account(&scene, "first").await;
+    let pod = scene.pod("first-again").service_account("first").asks(&path, "app").create().await;
+    scene.namespace.wait_for_event(&pod, "SecretConflict").await;
+    assert_eq!(scene.namespace.wait_for_secret("app").await, before);
+}
+
+#[tokio::test]
+async fn credentials_that_run_out_in_the_middle_of_a_burst_are_had_again_and_nobody_fails() {
+    let scene = by_pods().await;
+    account(&scene, "app").await;
+    // The SDK asks again ten seconds before the end.
+    scene.store.set_lifetime(Duration::from_secs(13));
+    let path = scene.store.seed("burst", r#"{"A":"1"}"#).await;
+    let mut pods = Vec::new();
+    for number in 0..40 {
+        let name = format!("web-{number}");
+        pods.push(scene.pod(&name).service_account("app").asks(&path, &name).create().await);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        if number == 20 {
+            // Not by time, but by the store's word.
+            scene.store.fail_times(&path, 1, Fault::Status(401));
+        }
+    }
+    for number in 0..40 {
+        scene.namespace.wait_for_data(&format!("web-{number}"), [("A", "1")]).await;
+    }
+    for pod in &pods {
+        let reasons: Vec<_> =
+            scene.namespace.wait_for_events(pod, 1).await.into_iter().map(|event| event.reason).collect();
+        assert_eq!(reasons, [Some("SecretSyncSuccess".to_owned())]);
+    }
+    let exchanges = exchanges(&scene.store);
+    assert!(
+        (3..=7).contains(&exchanges),
+        "{exchanges} exchanges in 8 s of credentials for 3 s, one of which was refused"
+    );
+}
+
+#[tokio::test]
+async fn credentials_go_with_the_last_pod_of_their_account() {
+    let scene = by_pods().await;
+    account(&scene, "app").await;
+    let path = scene.store.seed("path", r#"{"A":"1"}"#).await;
+    let ask = async |name: &str| {
+        let pod = scene.pod(name).service_account("app").asks(&path, name).create().await;
+        scene.namespace.wait_for_secret(name).await;
+        pod
+    };
+    let (first, second) = (ask("first").await, ask("second").await);
+    scene.namespace.delete_pod(&first).await;
+    let third = ask("third").await;
+    assert_eq!(exchanges(&scene.store), 1, "a pod of it was there all the time");
+    scene.namespace.delete_pod(&second).await;
+    scene.namespace.delete_pod(&third).await;
+    // Whatever comes after that was seen after it.
+    account(&scene, "other").await;
+    scene.pod("other").service_account("other").asks(&path, "other").create().await;
+    scene.namespace.wait_for_secret("other").await;
+    assert_eq!(exchanges(&scene.store), 2);
+    ask("fourth").await;
+    assert_eq!(exchanges(&scene.store), 3, "nothing was left of it");
+}
+
+#[tokio::test]
+async fn a_role_that_is_taken_away_and_given_back_is_told_and_used_again() {
+    let scene = by_pods().await;
+    let role = account(&scene, "app").await;
+    let path = scene.store.seed("path", r#"{"A":"1"}"#).await;
+    scene.store.distrust(&role);
+    let pod = scene.pod("web").service_account("app").asks(&path, "app").create().await;
+    let note = scene.namespace.wait_for_event(&pod, "SecretFetchFailed").await.note.unwrap_or_default();
+    for want in [role.as_str(), "sts.amazonaws.com", &subject(&scene, "app"), "sts:AssumeRoleWithWebIdentity"] {
+        assert!(note.contains(want), "{want}: {note}");
+    }
+    assert_eq!(scene.store.calls(&path), 0, "nothing is asked as anybody else");
+    scene.store.trust(&role, &subject(&scene, "app"));
+    scene.namespace.wait_for_data("app", [("A", "1")]).await;
+
+    // The right to the secret, and not the role.
+    scene.store.fail(&path, Fault::AccessDenied);
+    let pod = scene.pod("web-2").service_account("app").asks(&path, "app-2").create().await;
+    let note = scene.namespace.wait_for_event(&pod, "SecretFetchFailed").await.note.unwrap_or_default();
+    assert!(note.contains("grant secretsmanager:GetSecretValue on it to") && note.contains(&role), "{note}");
+    scene.store.heal(&path);
+    next_second().await;
+    scene.pod("web-3").service_account("app").asks(&path, "app-3").create().await;
+    scene.namespace.wait_for_data("app-2", [("A", "1")]).await;
+}
+
+#[tokio::test]
+async fn a_token_service_that_throttles_is_waited_for_as_any_store() {
+    let scene = by_pods().await;
+    account(&scene, "app").await;
+    let path = scene.store.seed("path", r#"{"A":"1"}"#).await;
+    scene.store.fail_times(WEB_IDENTITY, 3, Fault::Throttling);
+    let pods = (0..20).map(|number| {
+        let (name, scene, path) = (format!("web-{number}"), &scene, &path);
+        async move {
+            scene.pod(&name).service_account("app").asks(path, &name).create().await;
+            scene.namespace.wait_for_data(&name, [("A", "1")]).await;
+        }
+    });
+    join_all(pods).await;
+    let exchanges = exchanges(&scene.store);
+    assert!(exchanges <= 6, "{exchanges} exchanges for 3 that were throttled");
+    eventually("a throttled request among the metrics", async || {
+        let metrics = scene.agent.get("/metrics").await.text();
+        let wanted = r#"jasm_provider_requests_total{provider="aws-secretsmanager",result="throttled"}"#;
+        if metrics.contains(wanted) { Ok(()) } else { Err(metrics) }
+    })
+    .await;
+}
