@@ -99,6 +99,10 @@ struct JanitorFlags {
     /// Delete also where more than a fifth of all replicas became orphans at once
     #[arg(long, env = "JASM_JANITOR_ALLOW_WAVES")]
     allow_waves: bool,
+    /// The labels of nodes that run an agent: each of them must have an up-to-date record before a replica counts as asked for by no
+    /// pod; the same as the DaemonSet's nodeSelector
+    #[arg(long, env = "JASM_JANITOR_NODES", value_name = "SELECTOR", default_value = "kubernetes.io/os=linux")]
+    nodes: String,
     /// Show what would go, and why; delete nothing
     #[arg(long)]
     dry_run: bool,
@@ -115,6 +119,8 @@ pub struct JanitorConfig {
     pub max_per_minute: u32,
     /// Whether many at once are no reason to stop.
     pub allow_waves: bool,
+    /// The label selector of nodes that run an agent.
+    pub nodes: String,
     /// Only show.
     pub dry_run: bool,
     /// Between two questions to stores.
@@ -152,6 +158,7 @@ impl TryFrom<JanitorFlags> for JanitorConfig {
             confirm_after: pause("--confirm-after", "JASM_JANITOR_CONFIRM_AFTER", &flags.confirm_after)?,
             max_per_minute,
             allow_waves: flags.allow_waves,
+            nodes: flags.nodes,
             dry_run: flags.dry_run,
             pause: BETWEEN_QUESTIONS,
         })

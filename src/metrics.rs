@@ -70,6 +70,7 @@ pub struct Metrics {
     janitor_leads: Gauge,
     janitor_orphans: Gauge,
     janitor_stopped: Gauge,
+    janitor_rounds: Counter,
     janitor_deleted: Family<DeletedLabel, Counter>,
     policy_info: Family<PolicyLabel, Gauge>,
     policy_reload_ok: Gauge,
@@ -103,6 +104,7 @@ impl Metrics {
             janitor_leads: Gauge::default(),
             janitor_orphans: Gauge::default(),
             janitor_stopped: Gauge::default(),
+            janitor_rounds: Counter::default(),
             janitor_deleted: Family::default(),
             policy_info: Family::default(),
             policy_reload_ok: Gauge::default(),
@@ -129,6 +131,7 @@ impl Metrics {
             "1 while so many replicas became orphans that none is deleted",
             metrics.janitor_stopped.clone(),
         );
+        r.register("jasm_janitor_rounds", "Rounds that the janitor was through with", metrics.janitor_rounds.clone());
         r.register("jasm_janitor_deleted", "What the janitor deleted, by reason", metrics.janitor_deleted.clone());
         metrics
     }
@@ -235,6 +238,11 @@ impl Metrics {
     pub fn janitor(&self, orphans: usize, stopped: bool) {
         self.janitor_orphans.set(i64::try_from(orphans).unwrap_or(i64::MAX));
         self.janitor_stopped.set(i64::from(stopped));
+    }
+
+    /// The janitor was through with a round.
+    pub fn janitor_was_through(&self) {
+        self.janitor_rounds.inc();
     }
 
     /// Something was deleted: one of the janitor's reasons, or `master`.

@@ -7,6 +7,7 @@ use std::{
 
 use tokio::time::Instant;
 
+use super::plan::is_a_wave;
 use crate::{provider::Presence, target::Stored};
 
 /// What is suspected, since when, and with which masters in between: one that was written shows that somebody got a value.
@@ -14,20 +15,24 @@ use crate::{provider::Presence, target::Stored};
 pub(super) struct Suspicions(HashMap<String, (Instant, Vec<Stored>)>);
 
 impl Suspicions {
-    /// Takes note of one look; says whether two that are `apart` agree, with nothing else seen between them.
-    pub(super) fn note(&mut self, what: &str, suspected: bool, masters: &[Stored], apart: Duration) -> bool {
-        if !suspected {
-            self.0.remove(what);
+    /// Takes note of one look, as of `at`; says whether two that are `apart` agree, with nothing else seen between them.
+    pub(super) fn note(&mut self, what: &str, suspected: Option<Instant>, masters: &[Stored], apart: Duration) -> bool {
+        let Some(at) = suspected else {
+            self.clear(what);
             return false;
-        }
-        let now = Instant::now();
+        };
         match self.0.get(what) {
-            Some((since, before)) if before == masters => now.duration_since(*since) >= apart && now != *since,
+            Some((since, before)) if before == masters => at.duration_since(*since) >= apart && at != *since,
             _ => {
-                self.0.insert(what.to_owned(), (now, masters.to_vec()));
+                self.0.insert(what.to_owned(), (at, masters.to_vec()));
                 false
             }
         }
+    }
+
+    /// Something spoke against it.
+    pub(super) fn clear(&mut self, what: &str) {
+        self.0.remove(what);
     }
 
     /// Forgets what is not looked at any more.
@@ -36,10 +41,39 @@ impl Suspicions {
     }
 }
 
-/// Instances of which one source at least was found in this round. An instance that has nothing at all is as likely the
-/// wrong one: another region, an empty emulator, a store that was restored from nothing.
-pub(super) fn believed(answers: &[(String, Presence)]) -> HashSet<&str> {
-    answers.iter().filter(|(_, said)| *said == Presence::There).map(|(instance, _)| instance.as_str()).collect()
+/// What was said of one source.
+#[derive(Debug, Clone)]
+pub(super) struct Answer {
+    pub(super) instance: String,
+    pub(super) said: Presence,
+    pub(super) at: Instant,
+}
+
+/// Instances whose word counts in this round: one source at least was found, and no more than a fifth of them (or five) are absent.
+/// One that lacks nearly everything is as likely the wrong one: another region or account, an empty copy, a store that was
+/// restored from nothing. `allowed`: how many are absent does not matter.
+pub(super) fn believed(answers: &[Answer], allowed: bool) -> HashSet<&str> {
+    let mut counts: HashMap<&str, (usize, usize)> = HashMap::new();
+    for answer in answers {
+        let (there, absent) = counts.entry(&answer.instance).or_default();
+        *there += usize::from(answer.said == Presence::There);
+        *absent += usize::from(answer.said == Presence::Absent);
+    }
+    let is_believed = |(there, absent): (usize, usize)| there > 0 && (allowed || !is_a_wave(absent, there + absent));
+    let all = counts.into_iter();
+    all.filter_map(|(instance, count)| {
+        if count.1 > 0 && !is_believed(count) {
+            let (there, absent) = count;
+            tracing::warn!(
+                instance,
+                there,
+                absent,
+                "so many sources are said to be absent that the instance is not believed"
+            );
+        }
+        is_believed(count).then_some(instance)
+    })
+    .collect()
 }
 
 #[cfg(test)]
@@ -51,7 +85,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn twice_and_far_enough_apart_and_nothing_else_between() {
         let mut suspicions = Suspicions::default();
-        let mut look = |suspected| suspicions.note("a", suspected, &[], APART);
+        let mut look = |suspected: bool| suspicions.note("a", suspected.then(Instant::now), &[], APART);
         assert!(!look(true), "once");
         assert!(!look(true), "at once again");
         tokio::time::advance(Duration::from_secs(599)).await;
@@ -64,15 +98,15 @@ mod tests {
         tokio::time::advance(APART).await;
         assert!(look(true));
         suspicions.keep_only(&HashSet::new());
-        assert!(!suspicions.note("a", true, &[], APART), "it was not looked at");
-        assert!(!suspicions.note("b", true, &[], Duration::ZERO), "never at the first look");
+        assert!(!suspicions.note("a", Some(Instant::now()), &[], APART), "it was not looked at");
+        assert!(!suspicions.note("b", Some(Instant::now()), &[], Duration::ZERO), "never at the first look");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_master_that_was_written_meanwhile_is_a_word_against_it() {
         let mut suspicions = Suspicions::default();
         let state = |version: &str| [Stored { uid: "u".into(), resource_version: version.into() }];
-        let mut look = |version: &str| suspicions.note("a", true, &state(version), APART);
+        let mut look = |version: &str| suspicions.note("a", Some(Instant::now()), &state(version), APART);
         assert!(!look("1"));
         tokio::time::advance(APART).await;
         assert!(!look("2"), "from the beginning");
@@ -80,15 +114,34 @@ mod tests {
         assert!(look("2"));
     }
 
-    #[test]
-    fn an_instance_that_has_nothing_is_not_believed() {
+    #[tokio::test(start_paused = true)]
+    async fn when_it_was_said_counts_and_not_when_it_was_noted() {
+        let mut suspicions = Suspicions::default();
+        let first = Instant::now();
+        tokio::time::advance(APART).await;
+        let second = Instant::now() - Duration::from_secs(1);
+        assert!(!suspicions.note("a", Some(first), &[], APART));
+        assert!(!suspicions.note("a", Some(second), &[], APART), "too early by a second");
+        suspicions.clear("a");
+        assert!(!suspicions.note("a", Some(Instant::now() + APART), &[], APART), "something spoke against it");
+    }
+
+    #[tokio::test]
+    async fn an_instance_that_lacks_nearly_everything_is_not_believed() {
+        let of = |instance: &str, said: Presence, count: usize| {
+            vec![Answer { instance: instance.to_owned(), said, at: Instant::now() }; count]
+        };
+        let (there, absent) = (Presence::There, Presence::Absent);
         let answers = [
-            ("full", Presence::There),
-            ("full", Presence::Absent),
-            ("empty", Presence::Absent),
-            ("other", Presence::Unknown),
-        ];
-        let answers = answers.map(|(instance, said)| (instance.to_owned(), said));
-        assert_eq!(believed(&answers), HashSet::from(["full"]));
+            of("full", there, 1),
+            of("full", absent, 5),
+            of("empty", absent, 1),
+            of("other", Presence::Unknown, 3),
+            of("wrong", there, 20),
+            of("wrong", absent, 6),
+        ]
+        .concat();
+        assert_eq!(believed(&answers, false), HashSet::from(["full"]));
+        assert_eq!(believed(&answers, true), HashSet::from(["full", "wrong"]), "but never an empty one");
     }
 }

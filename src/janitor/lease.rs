@@ -15,7 +15,7 @@ use k8s_openapi::{
 use kube::{Api, Client, api::PostParams};
 use tokio::time::Instant;
 
-use crate::error::chain;
+use crate::error::{BoxError, chain};
 
 const NAME: &str = "jasm-janitor";
 /// After so long without a renewal another one may take it.
@@ -55,7 +55,8 @@ impl Election {
         let mut seen = None;
         loop {
             let started = (Instant::now(), SystemTime::now());
-            match self.try_once(&mut seen).await {
+            let tried = tokio::time::timeout(PAUSE, self.try_once(&mut seen)).await;
+            match tried.map_err(BoxError::from).and_then(|tried| tried.map_err(BoxError::from)) {
                 Ok(true) => {
                     let mut renewed = self.renewed_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                     if renewed.replace(started).is_none() {
@@ -64,7 +65,7 @@ impl Election {
                 }
                 Ok(false) => self.give_up(),
                 Err(error) => {
-                    tracing::warn!(error = chain(&error), "the lease could not be renewed; it is tried again")
+                    tracing::warn!(error = chain(&*error), "the lease could not be renewed; it is tried again")
                 }
             }
             tokio::time::sleep(PAUSE).await;

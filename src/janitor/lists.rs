@@ -1,113 +1,99 @@
-//! What is there: masters by their metadata, and what the nodes' records say. Each list is complete and as new as the API
-//! server's storage.
+//! What is there: masters by their metadata, what the nodes' records say, and which nodes have to have one. Each list is complete
+//! and as new as the API server's storage.
 //!
-//! RBAC: `list` on secrets and configmaps in the masters' namespace; `get` on nodes.
+//! RBAC: `list` on secrets and configmaps in the masters' namespace, and on nodes.
 
-use std::{
-    collections::{HashMap, HashSet},
-    fmt::Debug,
-    time::Duration,
-};
+use std::{collections::HashSet, fmt::Debug, sync::Arc, time::Duration};
 
 use futures::{Stream, TryStreamExt, stream};
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::core::v1::{ConfigMap, Node, Secret},
 };
 use kube::{Api, Client, Resource, ResourceExt as _, api::ListParams, core::PartialObjectMeta};
 use serde::de::DeserializeOwned;
-use tokio::time::Instant;
 
 use super::plan::{Listed, Replicas};
 use crate::{
-    error::{BoxError, chain},
-    masters::{MastersNamespace, Replica},
+    clock::ApiClock,
+    error::BoxError,
+    masters::{MastersNamespace, RecordEntry},
     request::{ObjectKind, SecretName},
-    target::{NODE, RECORD, SOURCE, SOURCE_KIND, Stored},
+    target::{NODE, RECORD, SOURCE, SOURCE_KIND, SYNCED_AT, Stored},
 };
 
-/// A record that was not written for so long may be of a node that is gone: an agent writes at least every hour.
-const STALE: Duration = Duration::from_secs(24 * 60 * 60);
-/// Masters that one request lists, by their metadata.
-const MASTERS: u32 = 500;
+/// A record that was not written for so long is silent: an agent writes at least every hour.
+const SILENT: SignedDuration = SignedDuration::from_hours(2);
+/// Objects that one request lists, by their metadata.
+const OBJECTS: u32 = 500;
 /// Records that one request lists; each may be a megabyte.
 const RECORDS: u32 = 8;
+/// For one page.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What is there.
-pub(super) struct Lists {
-    pub(super) masters: Vec<Listed>,
-    pub(super) replicas: Replicas,
-}
-
-/// Lists, and what it remembers of earlier times.
+/// Lists, by the API server's clock.
 pub(super) struct Lister {
-    client: Client,
-    namespace: MastersNamespace,
-    /// By name: the state of a record, and since when it is in that.
-    records: HashMap<String, (String, Instant)>,
-    /// UIDs of replicas that are not there any more, and never will be.
-    dead: HashSet<String>,
+    pub(super) client: Client,
+    pub(super) namespace: MastersNamespace,
+    pub(super) clock: Arc<ApiClock>,
+    /// The label selector of nodes that run an agent.
+    pub(super) nodes: String,
 }
 
 impl Lister {
-    pub(super) fn new(client: Client, namespace: MastersNamespace) -> Self {
-        Self { client, namespace, records: HashMap::new(), dead: HashSet::new() }
-    }
-
-    /// Nothing stands under its name: what the records say of these objects counts no more.
-    pub(super) fn bury(&mut self, states: &[Stored]) {
-        self.dead.extend(states.iter().map(|state| state.uid.clone()));
-    }
-
-    /// Everything at this time.
+    /// All masters.
     ///
     /// # Errors
     /// Whatever part could not be read.
-    pub(super) async fn lists(&mut self) -> Result<Lists, BoxError> {
-        let mut masters = self.masters::<Secret>(ObjectKind::Secret).await?;
-        masters.extend(self.masters::<ConfigMap>(ObjectKind::ConfigMap).await?);
+    pub(super) async fn masters(&self) -> Result<Vec<Listed>, BoxError> {
+        let mut masters = self.of_kind::<Secret>(ObjectKind::Secret).await?;
+        masters.extend(self.of_kind::<ConfigMap>(ObjectKind::ConfigMap).await?);
+        Ok(masters)
+    }
+
+    /// What the records say of replicas whose source is `wanted`, and of what pods ask for.
+    ///
+    /// # Errors
+    /// Whatever part could not be read.
+    pub(super) async fn replicas(&self, wanted: impl Fn(&str) -> bool) -> Result<Replicas, BoxError> {
+        let there = self.nodes_by("").await?;
+        let mut unheard = self.nodes_by(&self.nodes).await?;
         let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), self.namespace.as_str());
         let mut pages = std::pin::pin!(pages(api, RECORD, RECORDS));
-        let (before, was_dead) = (std::mem::take(&mut self.records), std::mem::take(&mut self.dead));
         let mut replicas = Replicas::default();
         while let Some(page) = pages.try_next().await? {
             for record in page {
-                let counts = self.counts(&record, &before).await;
+                let node = record.annotations().get(NODE).cloned().unwrap_or_default();
+                let is_silent = self.is_silent(&record);
+                if !is_silent {
+                    unheard.remove(&node);
+                }
+                // Of a node that is gone, what it knew of replicas is still of use.
+                let counts = !is_silent || there.contains(&node);
                 // One by one, so that never all of them are held as they are written.
-                for replica in record.data.iter().flatten().filter_map(|(_, text)| Replica::read(text)) {
-                    if was_dead.contains(&replica.stored.uid) {
-                        self.dead.insert(replica.stored.uid);
-                    } else {
-                        replicas.add(replica, counts);
-                    }
+                for (key, text) in record.data.iter().flatten() {
+                    replicas.add(RecordEntry::read(key, text), counts, &wanted);
                 }
             }
         }
-        Ok(Lists { masters, replicas })
+        replicas.without_record(unheard);
+        Ok(replicas)
     }
 
-    /// Whether what a record says of pods counts: not if its agent is silent and its node is not there.
-    async fn counts(&mut self, record: &ConfigMap, before: &HashMap<String, (String, Instant)>) -> bool {
-        let (name, version) = (record.name_any(), record.resource_version().unwrap_or_default());
-        let since = match before.get(&name) {
-            Some((known, since)) if *known == version => *since,
-            _ => Instant::now(),
-        };
-        self.records.insert(name, (version, since));
-        if since.elapsed() < STALE {
-            return true;
-        }
-        let Some(node) = record.annotations().get(NODE) else { return true };
-        match Api::<Node>::all(self.client.clone()).get_metadata_opt(node).await {
-            Ok(found) => found.is_some(),
-            Err(error) => {
-                tracing::warn!(node, error = chain(&error), "whether a node is there is not known: its pods count");
-                true
-            }
-        }
+    fn is_silent(&self, record: &ConfigMap) -> bool {
+        let written = record.annotations().get(SYNCED_AT).and_then(|at| at.parse::<Timestamp>().ok());
+        written.is_none_or(|at| self.clock.now().duration_since(at) >= SILENT)
     }
 
-    async fn masters<K>(&self, kind: ObjectKind) -> Result<Vec<Listed>, BoxError>
+    async fn nodes_by(&self, selector: &str) -> Result<HashSet<String>, BoxError> {
+        let api: Api<PartialObjectMeta<Node>> = Api::all(self.client.clone());
+        let names = pages(api, selector, OBJECTS)
+            .map_ok(|page| page.into_iter().map(|node| node.name_any()).collect::<Vec<_>>());
+        Ok(names.try_concat().await?.into_iter().collect())
+    }
+
+    async fn of_kind<K>(&self, kind: ObjectKind) -> Result<Vec<Listed>, BoxError>
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + Send + 'static,
     {
@@ -117,25 +103,23 @@ impl Lister {
             let stored = Stored { uid: master.uid()?, resource_version: master.resource_version()? };
             Some(Listed { kind, name: SecretName::checked(master.name_any())?, stored, source })
         };
-        let pages: Vec<Vec<Listed>> = pages(api, SOURCE_KIND, MASTERS)
-            .map_ok(|page| page.into_iter().filter_map(listed).collect())
-            .try_collect()
-            .await?;
-        Ok(pages.into_iter().flatten().collect())
+        let masters =
+            pages(api, SOURCE_KIND, OBJECTS).map_ok(|page| page.into_iter().filter_map(listed).collect::<Vec<_>>());
+        masters.try_concat().await
     }
 }
 
-/// All that has a label, page by page.
-fn pages<K>(api: Api<K>, label: &str, size: u32) -> impl Stream<Item = kube::Result<Vec<K>>>
+/// All that a label selector finds, page by page.
+fn pages<K>(api: Api<K>, selector: &str, size: u32) -> impl Stream<Item = Result<Vec<K>, BoxError>>
 where
     K: Clone + DeserializeOwned + Debug,
 {
-    let first = ListParams::default().labels(label).limit(size);
+    let first = ListParams::default().labels(selector).limit(size);
     stream::try_unfold(Some(first), move |params| {
         let api = api.clone();
         async move {
             let Some(params) = params else { return Ok(None) };
-            let page = api.list(&params).await?;
+            let page = tokio::time::timeout(TIMEOUT, api.list(&params)).await??;
             let next = page.metadata.continue_.filter(|token| !token.is_empty());
             Ok(Some((page.items, next.map(|token| params.continue_token(&token)))))
         }

@@ -17,28 +17,30 @@ mod report;
 mod start;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
 
 use futures::future::join3;
 use kube::Client;
+use tokio::time::Instant;
 
 pub use report::table;
 pub use start::{dry_run, run};
 
 use self::{
-    evidence::{Suspicions, believed},
+    evidence::{Answer, Suspicions, believed},
     lease::Election,
-    lists::{Lister, Lists},
-    plan::{Listed, Orphan},
+    lists::Lister,
+    plan::{Listed, Orphan, Why, is_a_wave},
     remove::{Judgement, Remover},
     report::Teller,
 };
 use crate::{
+    clock::ApiClock,
     config::JanitorConfig,
-    error::{BoxError, chain},
+    error::{BoxError, Retry, chain},
     masters::MastersNamespace,
     metrics::Metrics,
     provider::{Presence, Registry},
@@ -46,52 +48,64 @@ use crate::{
     target::Stored,
 };
 
+/// Between looks at whether the lease is this one's.
+const WAIT: Duration = Duration::from_secs(1);
+/// Questions in a row that an instance may leave without an answer; then it is asked no more in this round.
+const PATIENCE: u32 = 3;
+
 /// Looks after replicas.
 pub struct Janitor {
-    client: Client,
     namespace: MastersNamespace,
     registry: Arc<Registry>,
     config: JanitorConfig,
     election: Election,
+    lister: Lister,
     remover: Remover,
     teller: Teller,
     metrics: Arc<Metrics>,
 }
 
 /// What is remembered from one round to the next.
+#[derive(Default)]
 struct Memory {
     gone: Suspicions,
     taken: Suspicions,
-    lister: Lister,
 }
 
 /// What a round found. Everything in it was looked at.
 #[derive(Default)]
 pub struct Findings {
-    orphans: Vec<Orphan>,
+    /// With the state in which each goes.
+    orphans: Vec<(Orphan, Stored)>,
     /// What looks like an orphan and stays: why.
     kept: Vec<(Orphan, String)>,
-    /// Masters of sources that are gone.
+    /// Masters of sources that are gone and of which replicas are recorded.
     masters: Vec<Listed>,
     /// How many replicas pods ask for, or are orphans.
     known: usize,
     /// How many masters there are.
     all_masters: usize,
+    /// How many sources lack their master, of those from which something is made that is in use or an orphan.
+    without_master: usize,
+    /// Why no replica counts as asked for by no pod.
+    doubt: Option<String>,
 }
 
 impl Janitor {
-    /// RBAC: in the masters' namespace `get` and `list` on secrets and configmaps, `delete` there and wherever replicas are,
-    /// `get`, `create`, `update` on leases; `create` and `patch` on events.
+    /// RBAC: `list` on secrets and configmaps in the masters' namespace and on nodes, `delete` on secrets and configmaps there and
+    /// wherever replicas are; `get`, `create`, `update` on leases; `create` and `patch` on events.
     pub fn new(
         client: Client,
         namespace: MastersNamespace,
         registry: Arc<Registry>,
         config: JanitorConfig,
+        clock: Arc<ApiClock>,
         metrics: Arc<Metrics>,
     ) -> Self {
         let election = Election::new(client.clone(), namespace.as_str());
         let (remover, teller) = (Remover::new(client.clone()), Teller::new(client.clone()));
-        Self { client, namespace, registry, config, election, remover, teller, metrics }
+        let lister = Lister { client, namespace: namespace.clone(), clock, nodes: config.nodes.clone() };
+        Self { namespace, registry, config, election, lister, remover, teller, metrics }
     }
 
     /// Whether this one works, or another.
@@ -105,28 +119,27 @@ impl Janitor {
     }
 
     async fn work(&self) {
-        let mut memory = self.nothing();
+        let mut memory = Memory::default();
         loop {
-            if self.election.is_mine() {
-                let outcome = match self.look(&mut memory).await {
-                    Ok(findings) => self.clean_up(findings, &mut memory.lister).await,
-                    Err(error) => Err(error),
-                };
-                if let Err(error) = outcome {
-                    // What was suspected before was not looked at since.
-                    memory = self.nothing();
+            if !self.election.is_mine() {
+                memory = Memory::default();
+                self.metrics.janitor(0, false);
+                tokio::time::sleep(WAIT).await;
+                continue;
+            }
+            let outcome = match self.look(&mut memory).await {
+                Ok(findings) => self.clean_up(findings, &mut memory).await,
+                Err(error) => Err(error),
+            };
+            match outcome {
+                Ok(()) => self.metrics.janitor_was_through(),
+                // What was suspected before was not spoken against.
+                Err(error) => {
                     tracing::warn!(error = chain(&*error), "masters and records could not be read: nothing is deleted");
                 }
-            } else {
-                memory = self.nothing();
             }
             tokio::time::sleep(self.config.every).await;
         }
-    }
-
-    fn nothing(&self) -> Memory {
-        let lister = Lister::new(self.client.clone(), self.namespace.clone());
-        Memory { gone: Suspicions::default(), taken: Suspicions::default(), lister }
     }
 
     /// What would go, after two looks that are far enough apart. Deletes nothing.
@@ -134,7 +147,7 @@ impl Janitor {
     /// # Errors
     /// Where masters or records cannot be read.
     pub async fn dry_run(&self) -> Result<Findings, BoxError> {
-        let mut memory = self.nothing();
+        let mut memory = Memory::default();
         self.look(&mut memory).await?;
         tokio::time::sleep(self.config.confirm_after).await;
         self.look(&mut memory).await
@@ -142,73 +155,113 @@ impl Janitor {
 
     /// One round.
     async fn look(&self, memory: &mut Memory) -> Result<Findings, BoxError> {
-        let before = memory.lister.lists().await?.masters;
-        let gone = self.gone(&before, memory).await;
+        let before = self.lister.masters().await?;
+        let sources_before = by_source(&before);
+        let gone = self.gone(&sources_before, memory).await;
         // That may have taken long: what is there and what pods ask for by now counts.
-        let Lists { masters, replicas } = memory.lister.lists().await?;
-        let taken = taken(&replicas.without_master(&masters), memory, self.config.confirm_after);
-        let mut findings = Findings { all_masters: masters.len(), ..Findings::default() };
+        let masters = self.lister.masters().await?;
+        let sources = by_source(&masters);
+        let is_unchanged = |source: &String| sources.get(source.as_str()) == sources_before.get(source.as_str());
+        let gone: HashSet<String> = gone.into_iter().filter(is_unchanged).collect();
+        let is_wanted = |source: &str| gone.contains(source) || !sources.contains_key(source);
+        let replicas = self.lister.replicas(is_wanted).await?;
+        let recorded = replicas.sources();
+        let missing = recorded.iter().copied().filter(|source| !sources.contains_key(source)).collect();
+        // That there is none at all is no word about any.
+        let missing = if masters.is_empty() { BTreeSet::new() } else { missing };
+        let taken = taken(&missing, memory, self.config.confirm_after);
+        let mut findings = Findings { all_masters: sources.len(), ..Findings::default() };
         for orphan in replicas.orphans(&gone, &taken) {
             match self.remover.judge(&orphan).await {
-                Ok(Judgement::Orphan(_)) => findings.orphans.push(orphan),
-                Ok(Judgement::Another) => {}
-                Ok(Judgement::Dead) => memory.lister.bury(&orphan.states),
+                Ok(Judgement::Orphan(state)) => findings.orphans.push((orphan, state)),
+                Ok(Judgement::Gone) => {}
                 Ok(Judgement::Kept(reason)) => findings.kept.push((orphan, reason)),
                 Err(error) => findings.kept.push((orphan, chain(&*error))),
             }
         }
-        findings.known = replicas.in_use() + findings.orphans.iter().filter(|orphan| !orphan.in_use).count();
-        findings.masters = masters.into_iter().filter(|master| gone.contains(&master.source)).collect();
+        let unused = findings.orphans.iter().filter(|(orphan, _)| !orphan.in_use).count();
+        findings.known = replicas.in_use() + unused;
+        let mut without_master = replicas.used(&missing);
+        without_master.extend(findings.taken_sources());
+        findings.without_master = without_master.len();
+        let goes = |master: &Listed| gone.contains(&master.source) && recorded.contains(master.source.as_str());
+        findings.masters = masters.iter().filter(|master| goes(master)).cloned().collect();
+        findings.doubt = replicas.doubt().filter(|_| !taken.is_empty()).map(str::to_owned);
         Ok(findings)
     }
 
     /// The sources that are gone for the store, which said so now and before.
-    async fn gone(&self, masters: &[Listed], memory: &mut Memory) -> HashSet<String> {
-        let mut by_source: BTreeMap<&str, Vec<Stored>> = BTreeMap::new();
-        for master in masters {
-            by_source.entry(&master.source).or_default().push(master.stored.clone());
-        }
-        let mut answers: Vec<(String, Presence)> = Vec::new();
+    async fn gone(&self, by_source: &BTreeMap<&str, Vec<Stored>>, memory: &mut Memory) -> HashSet<String> {
+        let (mut answers, mut failures): (Vec<Answer>, HashMap<String, u32>) = (Vec::new(), HashMap::new());
         for source in by_source.keys() {
             let instance = source.split(':').nth(1).unwrap_or_default().to_owned();
-            answers.push((instance, self.presence(source).await));
+            let failed = failures.entry(instance.clone()).or_default();
+            let said = match *failed {
+                // It is in trouble, and the agents ask it, too.
+                PATIENCE.. => Presence::Unknown,
+                _ => match self.presence(source).await {
+                    Err(retry) if retry.is_trouble() => {
+                        *failed += 1;
+                        Presence::Unknown
+                    }
+                    said => {
+                        *failed = 0;
+                        said.unwrap_or(Presence::Unknown)
+                    }
+                },
+            };
+            answers.push(Answer { instance, said, at: Instant::now() });
             tokio::time::sleep(self.config.pause).await;
         }
-        let believed = believed(&answers);
+        let believed = believed(&answers, self.config.allow_waves);
         memory.gone.keep_only(&by_source.keys().copied().collect());
         let mut gone = HashSet::new();
-        for ((source, masters), (instance, said)) in by_source.into_iter().zip(&answers) {
-            let suspected = *said == Presence::Absent && believed.contains(instance.as_str());
-            if memory.gone.note(source, suspected, &masters, self.config.confirm_after) {
-                gone.insert(source.to_owned());
+        for ((source, masters), answer) in by_source.iter().zip(&answers) {
+            let is_absent = answer.said == Presence::Absent && believed.contains(answer.instance.as_str());
+            let suspected = is_absent.then_some(answer.at);
+            if memory.gone.note(source, suspected, masters, self.config.confirm_after) {
+                gone.insert((*source).to_owned());
             }
         }
         gone
     }
 
     /// What the store says of a source now.
-    async fn presence(&self, source: &str) -> Presence {
+    async fn presence(&self, source: &str) -> Result<Presence, Retry> {
         let Some(remote) = RemoteRef::of_source_id(source, self.registry.catalogue()) else {
-            return Presence::Unknown;
+            return Ok(Presence::Unknown);
         };
-        self.registry.presence(&remote).await.unwrap_or_else(|error| {
+        self.registry.presence(&remote).await.map_err(|error| {
             tracing::info!(source, error = chain(&error), "nothing is known of a source");
-            Presence::Unknown
+            error.retry()
         })
     }
+}
+
+/// The states of each source's masters.
+fn by_source(masters: &[Listed]) -> BTreeMap<&str, Vec<Stored>> {
+    let mut by_source: BTreeMap<&str, Vec<Stored>> = BTreeMap::new();
+    for master in masters {
+        by_source.entry(&master.source).or_default().push(master.stored.clone());
+    }
+    by_source
 }
 
 /// Sources whose masters were missing in two lists, far enough apart.
 fn taken(without_master: &BTreeSet<&str>, memory: &mut Memory, apart: Duration) -> HashSet<String> {
     memory.taken.keep_only(&without_master.iter().copied().collect());
-    let missing = without_master.iter().filter(|source| memory.taken.note(source, true, &[], apart));
+    let now = Some(Instant::now());
+    let missing = without_master.iter().filter(|source| memory.taken.note(source, now, &[], apart));
     missing.map(|source| (*source).to_owned()).collect()
 }
 
 impl Findings {
-    /// Whether it is too much at once, of replicas or of masters.
+    /// Whether it is too much at once: of replicas, of masters, or of masters that are missing.
     pub fn is_a_wave(&self) -> bool {
-        plan::is_a_wave(self.orphans.len(), self.known) || plan::is_a_wave(self.masters.len(), self.all_masters)
+        let masters = self.masters_without(&self.kept_sources()).count();
+        is_a_wave(self.orphans.len(), self.known)
+            || is_a_wave(masters, self.all_masters)
+            || is_a_wave(self.without_master, self.all_masters + self.without_master)
     }
 
     /// Masters that go: those of which no replica stays.
@@ -218,5 +271,10 @@ impl Findings {
 
     fn kept_sources(&self) -> HashSet<&str> {
         self.kept.iter().map(|(orphan, _)| orphan.source.as_str()).collect()
+    }
+
+    fn taken_sources(&self) -> impl Iterator<Item = &str> {
+        let taken = self.orphans.iter().filter(|(orphan, _)| orphan.why == Why::MasterTaken);
+        taken.map(|(orphan, _)| orphan.source.as_str())
     }
 }

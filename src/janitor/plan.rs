@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet, btree_map::Entry};
 
 use crate::{
-    masters::Replica,
+    masters::{RecordEntry, Replica},
     request::{ObjectKind, SecretName},
     target::Stored,
 };
@@ -53,12 +53,16 @@ pub(super) struct Listed {
 /// Which object: namespace, name and kind.
 type Object = (String, String, ObjectKind);
 
-/// What the nodes' records say of all replicas.
+/// What the nodes' records say: of replicas whose source is of interest, and of what pods ask for.
 #[derive(Debug, Default)]
 pub(super) struct Replicas {
     seen: BTreeMap<Object, Seen>,
     /// Namespace and name of each object that a pod asks for.
     in_use: HashSet<(String, String)>,
+    /// Namespaces in which pods may ask for more.
+    may_be_more: HashSet<String>,
+    /// Why nobody knows what all pods ask for.
+    doubt: Option<String>,
 }
 
 #[derive(Debug)]
@@ -72,14 +76,31 @@ struct Seen {
 }
 
 impl Replicas {
-    /// Takes in what one node says of one replica. Where nodes disagree about its source, who saw it last is right.
+    /// Takes in one entry of a node's record. Where nodes disagree about a replica's source, who saw it last is right.
     /// `counts`: whether what the node says of its pods counts.
-    pub(super) fn add(&mut self, replica: Replica, counts: bool) {
+    pub(super) fn add(&mut self, entry: RecordEntry, counts: bool, is_wanted: impl Fn(&str) -> bool) {
+        match entry {
+            RecordEntry::Replica(replica) => self.add_replica(replica, counts, is_wanted),
+            RecordEntry::About(about) if counts => {
+                self.may_be_more.extend(about.may_be_more);
+                if about.is_cut {
+                    self.doubt.get_or_insert_with(|| "a node's record holds not all that its pods ask for".to_owned());
+                }
+            }
+            RecordEntry::Unreadable if counts => {
+                self.doubt
+                    .get_or_insert_with(|| "a node's record has an entry that this release cannot read".to_owned());
+            }
+            RecordEntry::About(_) | RecordEntry::Unreadable => {}
+        }
+    }
+
+    fn add_replica(&mut self, replica: Replica, counts: bool, is_wanted: impl Fn(&str) -> bool) {
         let Replica { kind, namespace, name, stored, source, master: _, at, in_use } = replica;
         if in_use && counts {
             self.in_use.insert((namespace.clone(), name.clone()));
         }
-        if stored.uid.is_empty() {
+        if stored.uid.is_empty() || !is_wanted(&source) {
             return;
         }
         match self.seen.entry((namespace, name, kind)) {
@@ -100,19 +121,31 @@ impl Replicas {
         }
     }
 
-    /// Sources that replicas are made from and that have no master. Whether one was taken away, time has to tell.
-    pub(super) fn without_master(&self, masters: &[Listed]) -> BTreeSet<&str> {
-        let with_master: HashSet<&str> = masters.iter().map(|master| master.source.as_str()).collect();
-        self.seen.values().map(|seen| seen.source.as_str()).filter(|source| !with_master.contains(source)).collect()
+    /// These nodes run an agent, and have no record that is up to date.
+    pub(super) fn without_record(&mut self, nodes: HashSet<String>) {
+        if let Some(one) = nodes.iter().min() {
+            self.doubt = Some(format!("of {} nodes, as {one}, there is no record that is up to date", nodes.len()));
+        }
+    }
+
+    /// Why nobody knows what all pods ask for.
+    pub(super) fn doubt(&self) -> Option<&str> {
+        self.doubt.as_deref()
+    }
+
+    /// The sources of what was recorded.
+    pub(super) fn sources(&self) -> BTreeSet<&str> {
+        self.seen.values().map(|seen| seen.source.as_str()).collect()
     }
 
     /// The replicas whose source is `gone`, or whose master was `taken` and that no pod asks for.
     pub(super) fn orphans(&self, gone: &HashSet<String>, taken: &HashSet<String>) -> Vec<Orphan> {
         let orphan = |((namespace, name, kind), seen): (&Object, &Seen)| {
             let in_use = self.in_use.contains(&(namespace.clone(), name.clone()));
+            let is_unused = !in_use && !self.may_be_more.contains(namespace) && self.doubt.is_none();
             let why = match (gone.contains(&seen.source), taken.contains(&seen.source)) {
                 (true, _) => Why::SourceGone,
-                (false, true) if !in_use => Why::MasterTaken,
+                (false, true) if is_unused => Why::MasterTaken,
                 _ => return None,
             };
             let (namespace, name) = (namespace.clone(), SecretName::checked(name.clone())?);
@@ -120,6 +153,15 @@ impl Replicas {
             Some(Orphan { kind: *kind, namespace, name, states, source, why, in_use })
         };
         self.seen.iter().filter_map(orphan).collect()
+    }
+
+    /// Sources of `these` from which a replica is made that a pod asks for.
+    pub(super) fn used<'a>(&self, these: &BTreeSet<&'a str>) -> BTreeSet<&'a str> {
+        let used = self
+            .seen
+            .iter()
+            .filter(|((namespace, name, _), _)| self.in_use.contains(&(namespace.clone(), name.clone())));
+        used.filter_map(|(_, seen)| these.get(seen.source.as_str()).copied()).collect()
     }
 
     /// How many pods ask for, of all nodes.
@@ -152,7 +194,8 @@ pub(super) fn origin(found: &str, source: &str) -> Origin {
     }
     let is_mapping = |more: &str| match has_version {
         true => more.starts_with('&'),
-        false => more.starts_with('?') && !more.starts_with("?version="),
+        // Of another version, or of another identity, which is another source.
+        false => more.starts_with('?') && !more.starts_with("?version=") && !more.starts_with("?as="),
     };
     match found == source || found.strip_prefix(source).is_some_and(is_mapping) {
         true => Origin::This,
@@ -163,6 +206,7 @@ pub(super) fn origin(found: &str, source: &str) -> Origin {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::masters::About;
 
     fn replica(name: &str, source: &str, at: &str, in_use: bool) -> Replica {
         Replica {
@@ -179,7 +223,7 @@ mod tests {
 
     fn all(replicas: &[Replica]) -> Replicas {
         let mut all = Replicas::default();
-        replicas.iter().for_each(|replica| all.add(replica.clone(), true));
+        replicas.iter().for_each(|replica| all.add(RecordEntry::Replica(replica.clone()), true, |_| true));
         all
     }
 
@@ -210,8 +254,31 @@ mod tests {
         let waits = Replica { stored: Stored::default(), source: "other".into(), ..used.clone() };
         assert_eq!(taken(&all(&[unused.clone(), waits])), [], "a pod waits for it, whatever it is to be made from");
         let mut gone = all(&[unused]);
-        gone.add(used, false);
+        gone.add(RecordEntry::Replica(used), false, |_| true);
         assert_eq!(taken(&gone), orphan, "of a node that is gone");
+    }
+
+    #[test]
+    fn while_nobody_knows_what_pods_ask_for_nothing_counts_as_unused() {
+        let unused = replica("a", "s", "1", false);
+        let orphan = [("a".to_owned(), Why::MasterTaken)];
+        let with = |entry: RecordEntry, counts: bool| {
+            let mut all = all(std::slice::from_ref(&unused));
+            all.add(entry, counts, |_| true);
+            found(&all, &[], &["s"])
+        };
+        let more = |namespace: &str| About { may_be_more: BTreeSet::from([namespace.to_owned()]), is_cut: false };
+        assert_eq!(with(RecordEntry::About(more("team-a")), true), []);
+        assert_eq!(with(RecordEntry::About(more("team-b")), true), orphan, "another namespace");
+        assert_eq!(with(RecordEntry::About(more("team-a")), false), orphan, "of a node that is gone");
+        assert_eq!(with(RecordEntry::About(About { is_cut: true, ..About::default() }), true), []);
+        assert_eq!(with(RecordEntry::Unreadable, true), []);
+        assert_eq!(with(RecordEntry::Unreadable, false), orphan, "of a node that is gone");
+        let mut silent = all(std::slice::from_ref(&unused));
+        silent.without_record(HashSet::from(["node-1".to_owned()]));
+        assert_eq!(found(&silent, &[], &["s"]), []);
+        assert!(silent.doubt().is_some_and(|doubt| doubt.contains("1 nodes, as node-1")));
+        assert_eq!(found(&silent, &["s"], &[]), [("a".to_owned(), Why::SourceGone)], "whoever asks for it");
     }
 
     #[test]
@@ -235,17 +302,13 @@ mod tests {
     }
 
     #[test]
-    fn a_source_without_a_master_is_one_that_replicas_are_made_from() {
-        let master = Listed {
-            kind: ObjectKind::Secret,
-            name: SecretName::for_test("sm-s"),
-            stored: Stored::default(),
-            source: "s".into(),
-        };
-        let waits = Replica { stored: Stored::default(), ..replica("c", "u", "1", true) };
-        let replicas = all(&[replica("a", "s", "1", true), replica("b", "t", "1", false), waits]);
-        assert_eq!(replicas.without_master(&[master]), BTreeSet::from(["t"]));
-        assert_eq!(replicas.without_master(&[]).len(), 2);
+    fn only_sources_of_interest_are_kept_and_what_is_in_use_of_all() {
+        let mut replicas = Replicas::default();
+        for (name, source, in_use) in [("a", "s", true), ("b", "t", true), ("c", "s", false)] {
+            replicas.add(RecordEntry::Replica(replica(name, source, "1", in_use)), true, |source| source == "s");
+        }
+        assert_eq!((replicas.sources(), replicas.in_use()), (BTreeSet::from(["s"]), 2));
+        assert_eq!(replicas.used(&BTreeSet::from(["s", "t"])), BTreeSet::from(["s"]));
     }
 
     #[test]
@@ -264,6 +327,7 @@ mod tests {
             ("v1:aws:/a?version=x&keys=A", "v1:aws:/a?version=x", This),
             ("v1:aws:/ab", "v1:aws:/a", Another),
             ("v1:aws:/a?version=x", "v1:aws:/a", Another),
+            ("v1:aws:/a?as=uid/x", "v1:aws:/a", Another),
             ("v1:aws:/a?sha256=0", "v1:aws:/a", Unclear),
             ("v1:aws:/a?sha256=0", "v1:aws:/a?version=x", Unclear),
             ("v1:aws:/ab?sha256=0", "v1:aws:/a", Another),

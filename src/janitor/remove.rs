@@ -2,6 +2,8 @@
 //!
 //! RBAC: `delete` on secrets and configmaps, which an admission policy confines to replicas (and, among masters, to masters).
 
+use std::time::Duration;
+
 use http::{Method, Request};
 use kube::{Client, client::Body};
 use serde::Deserialize;
@@ -15,15 +17,16 @@ const FOUND: &str = "jasm:replica ";
 const NOT_OURS: &str = "jasm:not-a-replica";
 const POLICY: &str = "ValidatingAdmissionPolicy 'jasm-janitor'";
 
+/// For one look.
+const TIMEOUT: Duration = Duration::from_secs(15);
+
 /// What stands under an orphan's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Judgement {
     /// The orphan, in a state in which a node knew it.
     Orphan(Stored),
-    /// Nothing: the object is gone for ever.
-    Dead,
-    /// Another object, or a replica of something else.
-    Another,
+    /// Nothing, another object, or a replica of something else.
+    Gone,
     /// It is there, and nothing shows that it is the orphan: why.
     Kept(String),
 }
@@ -33,7 +36,7 @@ pub(super) enum Judgement {
 pub(super) enum Removed {
     /// It is deleted.
     Deleted,
-    /// It is not there any more, or no replica any more.
+    /// It is not there any more.
     Gone,
     /// It is there, and nothing shows that it is the orphan: why.
     Kept(String),
@@ -52,12 +55,14 @@ impl Remover {
     /// itself.
     pub(super) async fn judge(&self, orphan: &Orphan) -> Result<Judgement, BoxError> {
         let Orphan { kind, namespace, name, states, source, .. } = orphan;
-        let (code, said) = self.send(*kind, namespace, name.as_str(), &json!({"dryRun": ["All"]})).await?;
+        let dry_run = json!({"dryRun": ["All"]});
+        let looked = self.send(*kind, namespace, name.as_str(), &dry_run);
+        let (code, said) = tokio::time::timeout(TIMEOUT, looked).await??;
         let found = match (code, said) {
-            (404, _) => return Ok(Judgement::Dead),
+            (404, Said::Absent) => return Ok(Judgement::Gone),
             (403, Said::Policy(said)) => match said.strip_prefix(FOUND).and_then(Found::parse) {
                 Some(found) => found,
-                None if said.starts_with(NOT_OURS) => return Ok(Judgement::Another),
+                None if said.starts_with(NOT_OURS) => return Ok(Judgement::Gone),
                 None => return Ok(Judgement::Kept(format!("the policy says {said}"))),
             },
             (200..300, _) => {
@@ -66,20 +71,16 @@ impl Remover {
             (code, _) => return Ok(Judgement::Kept(format!("the API server answered {code}"))),
         };
         Ok(match origin(&found.source, source) {
-            Origin::Another => Judgement::Another,
+            Origin::Another => Judgement::Gone,
             Origin::Unclear => Judgement::Kept("of which source it is cannot be told from its annotation".to_owned()),
             Origin::This if states.contains(&found.stored) => Judgement::Orphan(found.stored),
             Origin::This => Judgement::Kept("it was changed since a node wrote it".to_owned()),
         })
     }
 
-    /// Deletes a replica, if it is still made from that source, and in a state in which a node knew it.
-    pub(super) async fn replica(&self, orphan: &Orphan) -> Result<Removed, BoxError> {
-        match self.judge(orphan).await? {
-            Judgement::Orphan(state) => self.delete(orphan.kind, &orphan.namespace, orphan.name.as_str(), &state).await,
-            Judgement::Another | Judgement::Dead => Ok(Removed::Gone),
-            Judgement::Kept(reason) => Ok(Removed::Kept(reason)),
-        }
+    /// Deletes a replica in the state in which it was looked at: whatever it said then, it says still.
+    pub(super) async fn replica(&self, orphan: &Orphan, state: &Stored) -> Result<Removed, BoxError> {
+        self.delete(orphan.kind, &orphan.namespace, orphan.name.as_str(), state).await
     }
 
     /// Deletes a master in the state in which it was listed.
@@ -92,7 +93,7 @@ impl Remover {
         let (code, said) = self.send(kind, namespace, name, &json!({"preconditions": preconditions})).await?;
         Ok(match (code, said) {
             (200..300, _) => Removed::Deleted,
-            (404, _) => Removed::Gone,
+            (404, Said::Absent) => Removed::Gone,
             (409, _) => Removed::Kept("it was changed in the last moment".to_owned()),
             (403, Said::Policy(said)) => Removed::Kept(format!("the policy says {said}")),
             (code, _) => Removed::Kept(format!("the API server answered {code}")),
@@ -123,7 +124,7 @@ impl Remover {
         }
         let body = http_body_util::BodyExt::collect(http_body_util::Limited::new(reply.into_body(), 64 * 1024)).await?;
         let status: Status = serde_json::from_slice(&body.to_bytes()).unwrap_or_default();
-        Ok((code, status.said()))
+        Ok((code, status.said(name)))
     }
 }
 
@@ -131,6 +132,8 @@ impl Remover {
 enum Said {
     /// The janitor's policy, with these words.
     Policy(String),
+    /// The API server: there is no such object.
+    Absent,
     /// Nobody that matters.
     Nothing,
 }
@@ -139,12 +142,24 @@ enum Said {
 struct Status {
     #[serde(default)]
     message: String,
+    #[serde(default)]
+    reason: String,
+    #[serde(default)]
+    details: Details,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Details {
+    #[serde(default)]
+    name: String,
 }
 
 impl Status {
-    fn said(&self) -> Said {
+    fn said(&self, name: &str) -> Said {
         match self.message.split_once("denied request: ") {
             Some((by, said)) if by.contains(POLICY) => Said::Policy(said.to_owned()),
+            // A proxy has a 404 of its own, and an API server one for a namespace.
+            _ if self.reason == "NotFound" && self.details.name == name => Said::Absent,
             _ => Said::Nothing,
         }
     }
@@ -182,6 +197,17 @@ mod tests {
         assert_eq!(Found::parse("uid=u rv=7 source=v1:aws:/a?keys=A=b"), Some(want));
         for broken in ["", "uid=u rv=7", "uid=u source=s", "rv=7 source=s", "uid=u rv=7 source="] {
             assert_eq!(Found::parse(broken), None, "{broken}");
+        }
+    }
+
+    #[test]
+    fn only_the_api_servers_own_word_about_the_object_is_one() {
+        let said = |text: &str| serde_json::from_str::<Status>(text).unwrap_or_default().said("app");
+        assert!(matches!(said(r#"{"reason":"NotFound","details":{"name":"app","kind":"secrets"}}"#), Said::Absent));
+        for other in
+            ["<html>", "{}", r#"{"reason":"NotFound"}"#, r#"{"reason":"NotFound","details":{"name":"team-a"}}"#]
+        {
+            assert!(matches!(said(other), Said::Nothing), "{other}");
         }
     }
 }

@@ -12,9 +12,9 @@ use kube::{
 
 use super::{
     Findings,
-    plan::{Orphan, Why},
+    plan::{Listed, Orphan, Why},
 };
-use crate::error::chain;
+use crate::{error::chain, request::ObjectKind, target::Stored};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// `reportingController` of every Event.
@@ -28,31 +28,46 @@ impl Teller {
         Self(Recorder::new(client, Reporter { controller: CONTROLLER.to_owned(), instance: None }))
     }
 
-    /// A replica was deleted. That an Event cannot be sent holds nothing up.
-    pub(super) async fn deleted(&self, orphan: &Orphan) {
+    /// A replica was deleted.
+    pub(super) async fn deleted(&self, orphan: &Orphan, state: &Stored) {
         let because = match orphan.why {
             Why::SourceGone => "its source is gone at the store",
             Why::MasterTaken => "its master was deleted, and no pod asks for it",
         };
+        let note = format!("{} {} was deleted: {because} ({})", orphan.kind, orphan.name, orphan.source);
+        let object = (orphan.kind, orphan.namespace.as_str(), orphan.name.as_str(), state);
+        self.tell("ReplicaDeleted", note, object).await;
+    }
+
+    /// A master was deleted.
+    pub(super) async fn master_deleted(&self, namespace: &str, master: &Listed) {
+        let note = format!("its source is gone at the store, and its replicas are gone ({})", master.source);
+        let object = (master.kind, namespace, master.name.as_str(), &master.stored);
+        self.tell("MasterDeleted", format!("{} {} was deleted: {note}", master.kind, master.name), object).await;
+    }
+
+    /// That an Event cannot be sent holds nothing up.
+    async fn tell(&self, reason: &str, note: String, object: (ObjectKind, &str, &str, &Stored)) {
+        let (kind, namespace, name, state) = object;
         let event = Event {
             type_: EventType::Normal,
-            reason: "ReplicaDeleted".to_owned(),
-            note: Some(format!("{} {} was deleted: {because} ({})", orphan.kind, orphan.name, orphan.source)),
+            reason: reason.to_owned(),
+            note: Some(note),
             action: "Delete".to_owned(),
             secondary: None,
         };
         let regarding = ObjectReference {
             api_version: Some("v1".to_owned()),
-            kind: Some(orphan.kind.as_str().to_owned()),
-            namespace: Some(orphan.namespace.clone()),
-            name: Some(orphan.name.to_string()),
-            uid: orphan.states.first().map(|state| state.uid.clone()),
+            kind: Some(kind.as_str().to_owned()),
+            namespace: Some(namespace.to_owned()),
+            name: Some(name.to_owned()),
+            uid: Some(state.uid.clone()),
             ..ObjectReference::default()
         };
         match tokio::time::timeout(TIMEOUT, self.0.publish(&event, &regarding)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(error = chain(&error), "an Event could not be sent"),
-            Err(_) => tracing::debug!("an Event could not be sent in time"),
+            Ok(Err(error)) => tracing::warn!(namespace, name, error = chain(&error), "an Event could not be sent"),
+            Err(_) => tracing::warn!(namespace, name, "an Event could not be sent in time"),
         }
     }
 }
@@ -74,7 +89,7 @@ fn lines(findings: &Findings) -> impl Iterator<Item = [String; 4]> {
         let why = Why::SourceGone.as_str().to_owned();
         [format!("{} {}", one.kind, one.name), one.source.clone(), why, outcome.to_owned()]
     });
-    let orphans = findings.orphans.iter().map(move |one| replica(one, "replica, goes".to_owned()));
+    let orphans = findings.orphans.iter().map(move |(one, _)| replica(one, "replica, goes".to_owned()));
     let stay = findings.kept.iter().map(move |(one, reason)| replica(one, format!("replica, stays: {reason}")));
     orphans.chain(stay).chain(masters)
 }
@@ -83,7 +98,7 @@ fn lines(findings: &Findings) -> impl Iterator<Item = [String; 4]> {
 pub fn table(findings: &Findings) -> String {
     let mut rows = vec![["what", "source", "why", "outcome"].map(str::to_owned)];
     rows.extend(lines(findings));
-    if rows.len() == 1 {
+    if rows.len() == 1 && findings.doubt.is_none() {
         return "nothing would go".to_owned();
     }
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
@@ -93,6 +108,9 @@ pub fn table(findings: &Findings) -> String {
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
     let mut text = rows.iter().map(line).collect::<Vec<_>>().join("\n");
+    if let Some(doubt) = &findings.doubt {
+        text.push_str(&format!("\nreplicas whose masters are missing stay: {doubt}"));
+    }
     if findings.is_a_wave() {
         text.push_str("\nthat is too much at once: a janitor would delete none of it without --allow-waves");
     }

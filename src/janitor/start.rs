@@ -28,12 +28,13 @@ async fn janitor(config: &Config, of: &JanitorConfig, metrics: &Arc<Metrics>) ->
     let registry = Registry::new(Mode::Central, instances, Arc::clone(metrics), Arc::default())
         .await
         .map_err(StartError::Instance)?;
-    let client = kubernetes::connect(Arc::new(ApiClock::default())).await?;
+    let clock = Arc::new(ApiClock::default());
+    let client = kubernetes::connect(Arc::clone(&clock)).await?;
     let namespace = config.masters_namespace.clone();
     if namespace.as_str() == client.default_namespace() {
         return Err(StartError::MastersBesideTheAgent(namespace.to_string()));
     }
-    Ok(Arc::new(Janitor::new(client, namespace, Arc::new(registry), of.clone(), Arc::clone(metrics))))
+    Ok(Arc::new(Janitor::new(client, namespace, Arc::new(registry), of.clone(), clock, Arc::clone(metrics))))
 }
 
 /// Runs until SIGTERM or SIGINT. A deletion that is under way ends by itself: each is one request.
@@ -41,6 +42,7 @@ async fn janitor(config: &Config, of: &JanitorConfig, metrics: &Arc<Metrics>) ->
 /// # Errors
 /// [`StartError`]; once started it only ends by a signal.
 pub async fn run(config: &Config, of: &JanitorConfig, metrics: Arc<Metrics>) -> Result<(), StartError> {
+    let providers = tokio::fs::read(&config.providers_file).await.ok();
     let janitor = janitor(config, of, &metrics).await?;
     let listen_error =
         |error: std::io::Error| StartError::Listen { address: config.listen.to_string(), source: error.into() };
@@ -64,7 +66,7 @@ pub async fn run(config: &Config, of: &JanitorConfig, metrics: Arc<Metrics>) -> 
     tokio::select! {
         () = janitor.run() => {}
         // What one address says of a secret is no word about another's.
-        () = changed(&config.providers_file) => tracing::info!("the providers file has changed: it is to be started anew"),
+        () = changed(&config.providers_file, providers) => tracing::info!("the providers file has changed: it is to be started anew"),
         () = heartbeat.beat() => {}
         _ = term.recv() => {}
         _ = interrupt.recv() => {}
@@ -73,9 +75,8 @@ pub async fn run(config: &Config, of: &JanitorConfig, metrics: Arc<Metrics>) -> 
     Ok(())
 }
 
-/// Ends when the file is another than now.
-async fn changed(file: &Path) {
-    let before = tokio::fs::read(file).await.ok();
+/// Ends when the file is another than before.
+async fn changed(file: &Path, before: Option<Vec<u8>>) {
     loop {
         tokio::time::sleep(LOOK_AT_FILE).await;
         if tokio::fs::read(file).await.ok() != before {

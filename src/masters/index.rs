@@ -38,6 +38,8 @@ struct Inner {
     by_name: HashMap<(ObjectKind, SecretName), String>,
     /// Those whose copies are to be looked at.
     changed: HashSet<String>,
+    /// Kinds of which all were listed once.
+    listed: HashSet<ObjectKind>,
 }
 
 impl Index {
@@ -86,6 +88,16 @@ impl Index {
         for name in gone {
             self.forget(kind, &name);
         }
+    }
+
+    /// All of a kind were told of once.
+    pub fn is_listed(&self, kind: ObjectKind) {
+        self.inner().listed.insert(kind);
+    }
+
+    /// Whether a source that is not in it has no master.
+    pub fn is_complete(&self) -> bool {
+        self.inner().listed.len() == 2
     }
 
     /// A copy was written or found: whether its master has gone on meanwhile is looked at.

@@ -22,7 +22,7 @@ use kube::Client;
 
 pub use index::{Entry, Index};
 pub use name::name;
-pub use records::{Records, Replica, record_name};
+pub use records::{About, Entry as RecordEntry, Records, Replica, record_name};
 
 use crate::{
     annotations::quoted,
@@ -142,7 +142,8 @@ impl Masters {
             return Err(TargetError::NamespaceClosed { target, said: "masters are in this namespace".to_owned() });
         }
         let known = self.index.find(&request.remote.source_id()).map(|master| master.known);
-        Ok(CopyOf { namespace: self.namespace.clone(), source_kind: kind.source_kind(), known })
+        let has_no_master = known.is_none() && self.index.is_complete();
+        Ok(CopyOf { namespace: self.namespace.clone(), source_kind: kind.source_kind(), known, has_no_master })
     }
 
     /// As what the value of a source was written last; `None` where no master of it is known.

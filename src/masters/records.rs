@@ -1,7 +1,7 @@
 //! What each node keeps in the masters' namespace about the replicas that it wrote and uses: one ConfigMap, which is the list of
 //! who uses which source, and what a clean-up goes by.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +18,10 @@ use crate::{
 
 /// A ConfigMap holds 1 MiB; what does not fit is left out, first what nobody on the node uses and was written longest ago.
 const MAX_BYTES: usize = 900 * 1024;
+/// Replicas that nobody on the node uses are remembered up to so many, the newest.
+const MAX_UNUSED: usize = 200;
+/// The key of what a record says of itself; no replica's entry is called like that.
+const ABOUT: &str = "about";
 
 /// One replica as a node knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,16 +48,45 @@ pub struct Replica {
 
 type Key = (String, String, ObjectKind);
 
+/// What a record says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct About {
+    /// Namespaces with pods on the node of which it is not known what they ask for.
+    pub may_be_more: BTreeSet<String>,
+    /// What is in use did not fit.
+    pub is_cut: bool,
+}
+
+/// One entry of a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entry {
+    /// A replica.
+    Replica(Replica),
+    /// What it says of itself.
+    About(About),
+    /// Nothing that this release can read.
+    Unreadable,
+}
+
+impl Entry {
+    /// Reads an entry of a record's data.
+    pub fn read(key: &str, text: &str) -> Self {
+        match key {
+            ABOUT => serde_json::from_str(text).map_or(Self::Unreadable, Self::About),
+            _ => serde_json::from_str(text).map_or(Self::Unreadable, Self::Replica),
+        }
+    }
+}
+
 /// The replicas of one node.
 #[derive(Debug, Default)]
-pub struct Records(BTreeMap<Key, Replica>);
+pub struct Records {
+    replicas: BTreeMap<Key, Replica>,
+    about: About,
+}
 
 impl Replica {
-    /// Reads one entry of a record.
-    pub fn read(text: &str) -> Option<Self> {
-        serde_json::from_str(text).ok()
-    }
-
     fn key(&self) -> Key {
         (self.namespace.clone(), self.name.clone(), self.kind)
     }
@@ -72,7 +105,11 @@ impl Replica {
 impl Records {
     /// What an earlier agent of the node left; all of it stands until it is known better.
     pub fn read(data: &BTreeMap<String, String>) -> Self {
-        Self(data.values().filter_map(|text| Replica::read(text)).map(|replica| (replica.key(), replica)).collect())
+        let replica = |(key, text): (&String, &String)| match Entry::read(key, text) {
+            Entry::Replica(replica) => Some((replica.key(), replica)),
+            Entry::About(_) | Entry::Unreadable => None,
+        };
+        Self { replicas: data.iter().filter_map(replica).collect(), about: About::default() }
     }
 
     /// Takes in what the node's pods use now, and says of everything else that they do not; but for namespaces in which more may
@@ -87,12 +124,13 @@ impl Records {
             match &used.holds {
                 Some(Holds { kind, stored, .. }) => {
                     let key = (namespace.clone(), name.clone(), *kind);
-                    let at = match self.0.get(&key) {
+                    let at = match self.replicas.get(&key) {
                         Some(known) if known.stored == *stored && known.source == source => known.at.clone(),
                         _ => now.to_owned(),
                     };
                     let (kind, stored) = (*kind, stored.clone());
-                    self.0.insert(key, Replica { kind, namespace, name, stored, source, master, at, in_use: true });
+                    self.replicas
+                        .insert(key, Replica { kind, namespace, name, stored, source, master, at, in_use: true });
                 }
                 // It waits; of which kind the object is, nobody knows yet.
                 None => self.asked_for(namespace, name, source, master, now),
@@ -101,44 +139,57 @@ impl Records {
     }
 
     fn release(&mut self, may_be_more: &HashSet<PodNamespace>) {
-        let may_be_more: HashSet<&str> = may_be_more.iter().map(PodNamespace::as_str).collect();
-        for replica in self.0.values_mut() {
-            replica.in_use &= may_be_more.contains(replica.namespace.as_str());
+        self.about.may_be_more = may_be_more.iter().map(ToString::to_string).collect();
+        for replica in self.replicas.values_mut() {
+            replica.in_use &= self.about.may_be_more.contains(&replica.namespace);
         }
     }
 
     fn asked_for(&mut self, namespace: String, name: String, source: String, master: String, now: &str) {
         let kinds = [ObjectKind::Secret, ObjectKind::ConfigMap].map(|kind| (namespace.clone(), name.clone(), kind));
-        let known: Vec<_> = kinds.into_iter().filter(|key| self.0.contains_key(key)).collect();
+        let known: Vec<_> = kinds.into_iter().filter(|key| self.replicas.contains_key(key)).collect();
         for key in &known {
-            if let Some(replica) = self.0.get_mut(key) {
+            if let Some(replica) = self.replicas.get_mut(key) {
                 replica.in_use = true;
             }
         }
         if known.is_empty() {
             let (kind, stored, at) = (ObjectKind::Secret, Stored::default(), now.to_owned());
             let key = (namespace.clone(), name.clone(), kind);
-            self.0.insert(key, Replica { kind, namespace, name, stored, source, master, at, in_use: true });
+            self.replicas.insert(key, Replica { kind, namespace, name, stored, source, master, at, in_use: true });
         }
     }
 
     /// The data of the record, which fits into a ConfigMap.
     pub fn to_data(&mut self) -> BTreeMap<String, String> {
         // What nobody uses and was never written is of no use.
-        self.0.retain(|_, replica| replica.in_use || !replica.stored.uid.is_empty());
+        self.replicas.retain(|_, replica| replica.in_use || !replica.stored.uid.is_empty());
+        let unused = self.replicas.values().filter(|replica| !replica.in_use).count();
+        self.forget_oldest(unused.saturating_sub(MAX_UNUSED));
+        self.about.is_cut = false;
         loop {
-            // Texts and a boolean are always JSON.
+            // Texts and booleans are always JSON.
             let entry = |replica: &Replica| (replica.entry(), serde_json::to_string(replica).unwrap_or_default());
-            let data: BTreeMap<String, String> = self.0.values().map(entry).collect();
+            let mut data: BTreeMap<String, String> = self.replicas.values().map(entry).collect();
+            if self.about != About::default() {
+                data.insert(ABOUT.to_owned(), serde_json::to_string(&self.about).unwrap_or_default());
+            }
             if data.iter().map(|(key, text)| key.len() + text.len()).sum::<usize>() <= MAX_BYTES {
                 return data;
             }
-            let mut by_age: Vec<(bool, String, Key)> =
-                self.0.values().map(|replica| (replica.in_use, replica.at.clone(), replica.key())).collect();
-            by_age.sort();
-            for (_, _, key) in by_age.iter().take(by_age.len().div_ceil(10)) {
-                self.0.remove(key);
-            }
+            let unused = self.replicas.values().filter(|replica| !replica.in_use).count();
+            self.about.is_cut |= unused == 0;
+            self.forget_oldest(if unused == 0 { self.replicas.len().div_ceil(10) } else { unused.div_ceil(2) });
+        }
+    }
+
+    /// First those that nobody uses.
+    fn forget_oldest(&mut self, count: usize) {
+        let mut by_age: Vec<(bool, String, Key)> =
+            self.replicas.values().map(|replica| (replica.in_use, replica.at.clone(), replica.key())).collect();
+        by_age.sort();
+        for (_, _, key) in by_age.iter().take(count) {
+            self.replicas.remove(key);
         }
     }
 }
@@ -184,7 +235,7 @@ mod tests {
     #[test]
     fn what_was_in_use_stays_so_where_more_may_be_asked_for() {
         let mut records = Records::read(&written(&[replica("a", true, "1"), replica("b", false, "1")]));
-        let in_use = |records: &Records| records.0.values().map(|replica| replica.in_use).collect::<Vec<_>>();
+        let in_use = |records: &Records| records.replicas.values().map(|replica| replica.in_use).collect::<Vec<_>>();
         records.release(&HashSet::from([PodNamespace::for_test("team-a"), PodNamespace::for_test("team-b")]));
         assert_eq!(in_use(&records), [true, false]);
         records.release(&HashSet::from([PodNamespace::for_test("team-b")]));
@@ -202,13 +253,42 @@ mod tests {
     fn what_does_not_fit_is_left_out_from_the_oldest_that_nobody_uses() {
         let long = "x".repeat(200);
         let named = |number: usize| format!("{long}-{number:04}");
+        let in_use_of = |data: &BTreeMap<String, String>| {
+            let read = data.iter().map(|(key, text)| Entry::read(key, text));
+            read.filter(|entry| matches!(entry, Entry::Replica(replica) if replica.in_use)).count()
+        };
+        let size =
+            |data: &BTreeMap<String, String>| data.iter().map(|(key, text)| key.len() + text.len()).sum::<usize>();
+        // (all of them, of which nobody uses the first so many)
+        for (all, unused, is_cut) in [(500, 300, false), (1300, 100, false), (3000, 10, true)] {
+            let all: Vec<Replica> =
+                (0..all).map(|number| replica(&named(number), number >= unused, &format!("{number:04}"))).collect();
+            let data = Records::read(&written(&all)).to_data();
+            assert!(size(&data) <= MAX_BYTES);
+            let about = data.get(ABOUT).map(|text| Entry::read(ABOUT, text));
+            let want = is_cut.then(|| Entry::About(About { is_cut: true, ..About::default() }));
+            assert_eq!(about, want, "{} of which {unused} are unused", all.len());
+            let (kept, used) = (data.len() - usize::from(is_cut), in_use_of(&data));
+            assert_eq!(used == all.len() - unused, !is_cut, "all that is in use, where it fits");
+            assert!(kept - used <= MAX_UNUSED, "{}", kept - used);
+        }
         let all: Vec<Replica> =
-            (0..3000).map(|number| replica(&named(number), number % 2 == 0, &format!("{number:04}"))).collect();
+            (0..300).map(|number| replica(&named(number), false, &format!("{number:04}"))).collect();
         let data = Records::read(&written(&all)).to_data();
-        assert!(data.iter().map(|(key, text)| key.len() + text.len()).sum::<usize>() <= MAX_BYTES);
-        let kept: Vec<Replica> = data.values().filter_map(|text| Replica::read(text)).collect();
-        let unused: Vec<&Replica> = kept.iter().filter(|replica| !replica.in_use).collect();
-        assert_eq!(kept.len() - unused.len(), 1500, "all that is in use");
-        assert!(!unused.is_empty() && unused.iter().all(|replica| replica.at.as_str() > "0200"), "the newest");
+        assert!(
+            data.len() == MAX_UNUSED && data.keys().all(|key| *key >= format!("Secret.team-a.{}", named(100))),
+            "the newest"
+        );
+    }
+
+    #[test]
+    fn where_more_may_be_asked_for_is_written_down() {
+        let mut records = Records::default();
+        assert_eq!(records.to_data(), BTreeMap::new());
+        records.release(&HashSet::from([PodNamespace::for_test("team-a")]));
+        let data = records.to_data();
+        let about = About { may_be_more: BTreeSet::from(["team-a".to_owned()]), is_cut: false };
+        assert_eq!(data.iter().map(|(key, text)| Entry::read(key, text)).collect::<Vec<_>>(), [Entry::About(about)]);
+        assert_eq!(Entry::read("Secret.a.b", "{}"), Entry::Unreadable);
     }
 }

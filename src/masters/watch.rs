@@ -62,7 +62,10 @@ impl Masters {
                     listed.extend(SecretName::checked(name_of(&master).to_owned()));
                     self.note(kind, &master);
                 }
-                Ok(Event::InitDone) => self.index.keep_only(kind, &std::mem::take(&mut listed)),
+                Ok(Event::InitDone) => {
+                    self.index.keep_only(kind, &std::mem::take(&mut listed));
+                    self.index.is_listed(kind);
+                }
                 Ok(Event::Apply(master)) => self.note(kind, &master),
                 Ok(Event::Delete(master)) => {
                     if let Some(name) = SecretName::checked(name_of(&master).to_owned()) {
@@ -133,8 +136,8 @@ impl Masters {
         };
         records.update(&progress.in_use(), self, &self.store.now().to_string());
         let data = records.to_data();
-        if stored.as_ref().is_some_and(|stored| stored.data == data && !is_due) || (stored.is_none() && data.is_empty())
-        {
+        // Also one that says nothing: it shows that nothing is in use here.
+        if stored.as_ref().is_some_and(|stored| stored.data == data && !is_due) {
             return Ok(false);
         }
         match self.store.write_record(data, stored.as_ref()).await? {

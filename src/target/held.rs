@@ -86,6 +86,8 @@ pub struct CopyOf {
     pub source_kind: &'static str,
     /// What the watch on masters last told of it.
     pub known: Option<Known>,
+    /// There is none: somebody took it away, and what is made from it may be taken away, too.
+    pub has_no_master: bool,
 }
 
 /// Which value something holds.
@@ -109,13 +111,17 @@ impl Wish {
     fn is_left_behind(&self, held: &Held) -> bool {
         let Some(copy) = &self.copy else { return false };
         held.replicated_from != copy.namespace.as_str()
+            || copy.has_no_master
             || copy.known.as_ref().is_some_and(|master| held.known().is_none_or(|held| held.is_behind(master)))
     }
 
     /// Whether a copy with this value needs nothing.
     pub(super) fn is_met_by(&self, known: &Known, freshness: Duration) -> bool {
         let master = self.copy.as_ref().and_then(|copy| copy.known.as_ref());
-        is_new_enough(known.through, self, freshness) && !master.is_some_and(|master| known.is_behind(master))
+        let has_no_master = self.copy.as_ref().is_some_and(|copy| copy.has_no_master);
+        is_new_enough(known.through, self, freshness)
+            && !has_no_master
+            && !master.is_some_and(|master| known.is_behind(master))
     }
 }
 

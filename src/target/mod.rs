@@ -61,7 +61,7 @@ use crate::{
 pub(crate) const SOURCE: &str = "jasm.codnod.io/source";
 const SOURCE_PATH: &str = "jasm.codnod.io/source-path";
 pub(crate) const SOURCE_VERSION: &str = "jasm.codnod.io/source-version";
-const SYNCED_AT: &str = "jasm.codnod.io/synced-at";
+pub(crate) const SYNCED_AT: &str = "jasm.codnod.io/synced-at";
 pub(crate) const SYNCED_THROUGH: &str = "jasm.codnod.io/synced-through";
 const SPEC_SINCE: &str = "jasm.codnod.io/spec-since";
 const WORKLOAD: &str = "jasm.codnod.io/workload";

@@ -360,9 +360,10 @@ impl SecretProvider for ParameterStore {
         })
     }
 
-    /// By its name, which is asked for without decryption. A folder is what is in it: it has no existence of its own.
+    /// By its name, which is asked for without decryption. A folder is what is in it: it has no existence of its own. One that is
+    /// given by its ARN may be another account's, which can take it back.
     async fn presence(&self, remote: &RemoteRef) -> Result<Presence, ProviderError> {
-        if remote.path.ends_with(ALL_UNDER) {
+        if remote.path.ends_with(ALL_UNDER) || remote.path.starts_with("arn:") {
             return Ok(Presence::Unknown);
         }
         let turn = self.pace.turn().await;

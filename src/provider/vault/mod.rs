@@ -225,7 +225,11 @@ impl Vault {
         let kv = match self.known() {
             Some(kv) => kv,
             None => {
-                let kv = api.kv_version(token.text(), mount, path).await?;
+                let kv = api.kv_version(token.text(), mount, path).await.map_err(|failed| match failed {
+                    // A word about the mount, and not about the secret.
+                    Failed::NotFound => Failed::Invalid("Vault knows nothing at the mount of the instance"),
+                    failed => failed,
+                })?;
                 *self.found_out() = Some(kv);
                 kv
             }

@@ -122,7 +122,12 @@ async fn what_others_have_is_not_overwritten() {
             let foreign = format!("foreign-{}", stage.node.name());
             stage.lay_down(kind, at, &json!({"metadata": {"name": foreign}})).await;
             let answer = stage.put(kind, at, &stage.object(kind, shape, &foreign)).await;
-            answer.refused(OWNERSHIP, "jasm:not-ours", format!("{kind:?} {shape:?}"));
+            // What is no master becomes none, either: of two refusals the API server tells one.
+            let by_shape =
+                matches!(shape, Master) && answer.said.contains("jasm:shape a master or a record does not become");
+            if !by_shape {
+                answer.refused(OWNERSHIP, "jasm:not-ours", format!("{kind:?} {shape:?}"));
+            }
         }
         let on = |place: &str, value| with(stage.object(kind, Replica, "decorated"), place, value);
         for (decorated, others) in [

@@ -1,8 +1,5 @@
 //! What goes, and in which order.
 
-use kube::ResourceExt as _;
-use kube::api::DeleteParams;
-
 use super::Stage;
 
 #[tokio::test]
@@ -34,10 +31,7 @@ async fn a_replica_whose_master_was_taken_goes_once_no_pod_asks_for_it() {
     let pod = stage.asked(&path, "taken").await;
     stage.replica("stays").await;
     stage.recorded(&["taken", "stays"]).await;
-    let master = stage.master(&path).await.expect("a master");
-    let api: kube::Api<k8s_openapi::api::core::v1::Secret> =
-        kube::Api::namespaced(stage.scene.surroundings.admin().await, &stage.masters);
-    api.delete(&master.name_any(), &DeleteParams::default()).await.expect("deleted");
+    stage.take_master(&path).await;
     let janitor = stage.janitor(&[]);
     // A pod asks for it, for longer than it takes.
     tokio::time::sleep(std::time::Duration::from_secs(6)).await;
@@ -69,24 +63,39 @@ async fn a_dry_run_shows_what_would_go_and_why_and_deletes_nothing() {
 async fn a_wave_stops_it_until_it_is_allowed() {
     let stage = Stage::set().await;
     stage.replica("witness").await;
-    let names: Vec<String> = (0..6).map(|number| format!("wave-{number}")).collect();
+    // Of sources, and of replicas of one source.
+    let sources: Vec<String> = (0..6).map(|number| format!("source-{number}")).collect();
     let mut paths = Vec::new();
-    for name in &names {
+    for name in &sources {
         paths.push(stage.replica(name).await);
     }
-    stage.recorded(&names.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let replicas: Vec<String> = (0..6).map(|number| format!("replica-{number}")).collect();
+    let one = stage.scene.store.seed("one", r#"{"A":"1"}"#).await;
+    for name in &replicas {
+        stage.asked(&one, name).await;
+    }
+    let all: Vec<&str> = sources.iter().chain(&replicas).map(String::as_str).collect();
+    stage.recorded(&all).await;
+    stage.scene.store.delete(&one).await;
+    let mut janitor = stage.janitor(&[]);
+    janitor.says(&["looks like a mistake", "\"orphans\":6"]).await;
     for path in &paths {
         stage.scene.store.delete(path).await;
     }
-    let mut janitor = stage.janitor(&[]);
-    janitor.says(&["looks like a mistake", "\"orphans\":6"]).await;
-    for name in &names {
+    janitor.says(&["so many sources are said to be absent that the instance is not believed", "\"absent\":7"]).await;
+    // For some rounds more.
+    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    for name in &all {
         assert!(stage.scene.namespace.secret(name).await.is_some(), "{name}");
     }
     janitor.kill();
-    // The lease of the one that was killed runs out after a minute, so that this one takes another's place by name.
     drop(janitor);
-    let _allowed = stage.janitor(&["--allow-waves", "--dry-run"]).ended().await;
+    stage.free_the_lease().await;
+    let _allowed = stage.janitor(&["--allow-waves"]);
+    for name in &all {
+        stage.gone(name).await;
+    }
+    assert!(stage.scene.namespace.secret("witness").await.is_some());
 }
 
 #[tokio::test]

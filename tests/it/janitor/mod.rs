@@ -13,8 +13,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{Namespace, Secret, ServiceAccount};
-use kube::api::{ListParams, PostParams};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Namespace, Node, Secret, ServiceAccount};
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::json;
 
@@ -71,6 +72,13 @@ impl Stage {
             env.iter().fold(builder, |builder, (name, value)| builder.env(name, value))
         })
         .await;
+        // Other tests' nodes have no record here.
+        let nodes: Api<Node> = Api::all(surroundings.admin().await);
+        let label = json!({"metadata": {"labels": {"jasm-test/masters": masters}}});
+        nodes
+            .patch(scene.builder.node().name(), &PatchParams::default(), &Patch::Merge(&label))
+            .await
+            .expect("a label");
         let store = Store::start(surroundings).await;
         let kubeconfig = kubeconfig(surroundings).await;
         Self { scene, masters, store, kubeconfig, providers, env }
@@ -121,6 +129,13 @@ impl Stage {
         .await;
     }
 
+    /// Takes the master of a source away.
+    async fn take_master(&self, path: &str) {
+        let master = self.master(path).await.expect("a master");
+        let api: Api<Secret> = Api::namespaced(self.scene.surroundings.admin().await, &self.masters);
+        api.delete(&master.name_any(), &Default::default()).await.expect("deleted");
+    }
+
     /// Waits until `name` is gone.
     async fn gone(&self, name: &str) {
         let awaited = format!("the end of {name}");
@@ -129,6 +144,12 @@ impl Stage {
             Some(_) => Err("that it is there".to_owned()),
         });
         gone.await.unwrap_or_else(|message| panic!("{message}"));
+    }
+
+    /// As if the one before had let go of it.
+    async fn free_the_lease(&self) {
+        let leases: Api<Lease> = Api::namespaced(self.scene.surroundings.admin().await, &self.masters);
+        let _ = leases.delete("jasm-janitor", &Default::default()).await;
     }
 
     fn janitor(&self, more: &[&str]) -> Janitor {
@@ -145,6 +166,7 @@ impl Stage {
         command.env("JASM_MASTERS_NAMESPACE", &self.masters);
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command.arg("janitor").args(["--every", "1s", "--confirm-after", "2s"]).args(more);
+        command.args(["--nodes", &format!("jasm-test/masters={}", self.masters)]);
         if !more.contains(&"--max-per-minute") {
             command.args(["--max-per-minute", "600"]);
         }

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Secret};
 use k8s_openapi::api::rbac::v1::RoleBinding;
-use kube::api::{DeleteParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::json;
 
@@ -12,6 +12,7 @@ use super::{Janitor, Stage};
 use crate::support::api_proxy::{ApiProxy, Match, Refusal, Trouble};
 use crate::support::scene::later_than;
 use crate::support::store::Fault;
+use crate::support::{object, unique};
 
 /// Longer than a janitor of these tests takes from a first look to a deletion.
 const LONG: Duration = Duration::from_secs(8);
@@ -52,9 +53,10 @@ async fn what_a_store_does_not_say_deletes_nothing() {
     let request = json!({"provider": "other", "path": alone, "secretName": "alone"}).to_string();
     stage.scene.pod("alone").request(&request).create().await;
     stage.scene.namespace.wait_for_secret("alone").await;
-    let (witness, orphan) = (stage.replica("witness").await, stage.replica("orphan").await);
+    // The first to be asked for: after three answers that are none a store is asked no more in that round.
+    let (witness, orphan) = (stage.replica("a-witness").await, stage.replica("orphan").await);
     let mut names: Vec<&str> = paths.iter().map(|(name, _)| *name).collect();
-    names.extend(["alone", "witness", "orphan"]);
+    names.extend(["alone", "a-witness", "orphan"]);
     stage.recorded(&names).await;
     stage.scene.store.delete(&alone).await;
     stage.scene.store.delete(&orphan).await;
@@ -66,7 +68,7 @@ async fn what_a_store_does_not_say_deletes_nothing() {
         assert!(stage.scene.namespace.secret(name).await.is_some(), "{name}: {}", janitor.text());
         assert!(stage.master(path).await.is_some(), "{name}");
     }
-    for (name, path) in [("alone", &alone), ("witness", &witness)] {
+    for (name, path) in [("alone", &alone), ("a-witness", &witness)] {
         assert!(stage.scene.namespace.secret(name).await.is_some() && stage.master(path).await.is_some(), "{name}");
     }
 }
@@ -75,7 +77,7 @@ async fn what_a_store_does_not_say_deletes_nothing() {
 #[tokio::test]
 async fn what_is_no_replica_in_a_recorded_state_stays() {
     let stage = Stage::set().await;
-    let names = ["edited", "released", "unmarked", "replaced", "moved", "finalized"];
+    let names = ["edited", "released", "unmarked", "replaced", "moved"];
     let mut paths = Vec::new();
     for name in names {
         paths.push(stage.replica(name).await);
@@ -91,7 +93,6 @@ async fn what_is_no_replica_in_a_recorded_state_stays() {
     namespace.edit_secret("edited", json!({"stringData": {"A": "by hand"}})).await;
     namespace.edit_secret("released", json!({"metadata": {"labels": {"jasm.codnod.io/managed-by": null}}})).await;
     namespace.edit_secret("unmarked", json!({"metadata": {"labels": {"jasm.codnod.io/replicated-from": null}}})).await;
-    namespace.edit_secret("finalized", json!({"metadata": {"finalizers": ["example.com/stays"]}})).await;
     let secrets: Api<Secret> = namespace.api();
     secrets.delete("replaced", &DeleteParams::default()).await.expect("deleted");
     namespace.add_secret("replaced", &[("theirs", "x")]).await;
@@ -135,13 +136,18 @@ async fn a_master_that_was_taken_takes_no_replica_that_a_pod_of_any_node_asks_fo
     let request = json!({"provider": "aws-secretsmanager", "path": waiting, "secretName": "waits", "keys": ["none"]});
     let pod = stage.scene.pod("waits-again").request(&request.to_string()).create().await;
     stage.scene.namespace.wait_for_event(&pod, "SecretKeyMissing").await;
-    let masters: Api<Secret> = Api::namespaced(stage.scene.surroundings.admin().await, &stage.masters);
-    for path in [&path, &waiting] {
-        let master = stage.master(path).await.expect("a master");
-        masters.delete(&master.name_any(), &DeleteParams::default()).await.expect("deleted");
+    let idle = stage.scene.store.seed("idle", r#"{"A":"1"}"#).await;
+    let before = stage.asked(&idle, "idle").await;
+    stage.recorded(&["idle"]).await;
+    stage.scene.namespace.delete_pod(&before).await;
+    for path in [&path, &waiting, &idle] {
+        stage.take_master(path).await;
     }
     let janitor = stage.janitor(&[]);
+    // That one goes, so that the janitor does its work.
+    stage.gone("idle").await;
     tokio::time::sleep(LONG).await;
+    assert!(stage.master(&path).await.is_none(), "it is still missing");
     for name in ["used", "waits", "witness"] {
         assert!(stage.scene.namespace.secret(name).await.is_some(), "{name}: {}", janitor.text());
     }
@@ -157,9 +163,7 @@ async fn while_a_pods_request_cannot_be_read_its_namespace_keeps_all_replicas() 
     stage.recorded(&["unread", "witness"]).await;
     let pod = stage.scene.namespace.annotate(&pod, "jasm.codnod.io/secret-sync", "{cut off").await;
     stage.scene.namespace.wait_for_event(&pod, "AnnotationInvalid").await;
-    let masters: Api<Secret> = Api::namespaced(stage.scene.surroundings.admin().await, &stage.masters);
-    let master = stage.master(&path).await.expect("a master");
-    masters.delete(&master.name_any(), &DeleteParams::default()).await.expect("deleted");
+    stage.take_master(&path).await;
     let janitor = stage.janitor(&[]);
     tokio::time::sleep(LONG).await;
     assert!(stage.scene.namespace.secret("unread").await.is_some(), "{}", janitor.text());
@@ -242,22 +246,37 @@ async fn without_its_records_its_rights_or_its_policy_nothing_goes() {
     let kubeconfig = stage.scene.surroundings.folder(&crate::support::unique("proxied")).join("kubeconfig");
     let direct = std::fs::read_to_string(&stage.kubeconfig).expect("a kubeconfig");
     std::fs::write(&kubeconfig, direct.replace(stage.scene.surroundings.api_server(), proxy.url())).expect("written");
-    let lists = format!("/namespaces/{}/", stage.masters);
-    for refusal in [Refusal::NoRight, Refusal::Unavailable, Refusal::Overloaded { retry_after: 1 }] {
+    let of_masters = |resource: &str| format!("/namespaces/{}/{resource}", stage.masters);
+    for (lists, refusal) in [
+        (of_masters("secrets"), Refusal::NoRight),
+        (of_masters("configmaps"), Refusal::Unavailable),
+        (of_masters("secrets"), Refusal::Overloaded { retry_after: 1 }),
+        (of_masters("configmaps"), Refusal::Expired),
+        ("/nodes".to_owned(), Refusal::NoRight),
+    ] {
         let outage = proxy.fail(Match::new("GET", &lists), Trouble::Refused(refusal));
         let janitor = stage.janitor_by(&kubeconfig, &[]);
-        still_there("masters that cannot be read", &janitor).await;
+        janitor.says(&["could not be read: nothing is deleted"]).await;
+        still_there("masters or records that cannot be read", &janitor).await;
         drop(janitor);
         outage.heal();
-        free_the_lease(&stage).await;
+        stage.free_the_lease().await;
     }
-    // What a deletion is answered without the policy.
-    let outage = proxy.fail(Match::new("DELETE", "/secrets/"), Trouble::Refused(Refusal::NoRight));
-    let janitor = stage.janitor_by(&kubeconfig, &[]);
-    still_there("a deletion that is refused", &janitor).await;
-    drop(janitor);
-    outage.heal();
-    free_the_lease(&stage).await;
+    // What a look is answered without a right, without the policy, and by something in between.
+    let nowhere = Refusal::Echo { code: 404, said: "<html>" };
+    for (refusal, said) in [
+        (Refusal::NoRight, "the API server answered 403"),
+        (Refusal::Echo { code: 200, said: "" }, "the admission policy jasm-janitor is not in force"),
+        (nowhere, "the API server answered 404"),
+    ] {
+        let outage = proxy.fail(Match::new("DELETE", "/secrets/"), Trouble::Refused(refusal));
+        let janitor = stage.janitor_by(&kubeconfig, &[]);
+        janitor.says(&["not deleted", said]).await;
+        still_there(said, &janitor).await;
+        drop(janitor);
+        outage.heal();
+        stage.free_the_lease().await;
+    }
     // Without the record nobody knows of it.
     let maps: Api<ConfigMap> = Api::namespaced(admin.clone(), &stage.masters);
     let bindings: Api<RoleBinding> = Api::namespaced(admin, &stage.masters);
@@ -267,16 +286,84 @@ async fn without_its_records_its_rights_or_its_policy_nothing_goes() {
             maps.delete(&record.name_any(), &DeleteParams::default()).await.expect("deleted");
         }
     }
-    let janitor = stage.janitor(&[]);
-    tokio::time::sleep(LONG).await;
-    assert!(stage.scene.namespace.secret("orphan").await.is_some(), "{}", janitor.text());
+    still_there("a replica of which nobody knows", &stage.janitor(&[])).await;
 }
 
-/// As if the one before had let go of it.
-async fn free_the_lease(stage: &Stage) {
-    let leases: Api<k8s_openapi::api::coordination::v1::Lease> =
-        Api::namespaced(stage.scene.surroundings.admin().await, &stage.masters);
-    let _ = leases.delete("jasm-janitor", &DeleteParams::default()).await;
+/// Everything that a janitor could take for a master that was taken away on purpose, beside one that was.
+#[tokio::test]
+async fn masters_that_are_missing_take_nothing_while_it_is_not_known_what_pods_ask_for() {
+    let stage = Stage::set().await;
+    let path = stage.scene.store.seed("taken", r#"{"A":"1"}"#).await;
+    let pod = stage.asked(&path, "taken").await;
+    stage.replica("witness").await;
+    stage.recorded(&["taken", "witness"]).await;
+    stage.scene.namespace.delete_pod(&pod).await;
+    stage.take_master(&path).await;
+    let stays = async |why: &str, janitor: &Janitor| {
+        tokio::time::sleep(LONG).await;
+        assert!(stage.scene.namespace.secret("taken").await.is_some(), "{why}: {}", janitor.text());
+    };
+    let admin = stage.scene.surroundings.admin().await;
+    let nodes: Api<Node> = Api::all(admin.clone());
+    let silent = json!({"metadata": {"name": unique("silent"), "labels": {"jasm-test/masters": stage.masters}}});
+    let silent = nodes.create(&PostParams::default(), &object(silent)).await.expect("a node");
+    let janitor = stage.janitor(&[]);
+    janitor
+        .says(&["no replica counts as asked for by no pod", &silent.name_any(), "no record that is up to date"])
+        .await;
+    stays("a node without a record", &janitor).await;
+    // A record of a release to come, of that node.
+    let maps: Api<ConfigMap> = Api::namespaced(admin.clone(), &stage.masters);
+    let record = json!({
+        "metadata": {
+            "name": "replicas-other",
+            "labels": {
+                "jasm.codnod.io/managed-by": "jasm",
+                "app.kubernetes.io/managed-by": "jasm",
+                "jasm.codnod.io/record": "replicas",
+            },
+            "annotations": {
+                "jasm.codnod.io/node": silent.name_any(),
+                "jasm.codnod.io/synced-at": jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            },
+        },
+        "data": {"Secret.a.b": "{\"kind\": \"ToCome\"}"},
+    });
+    maps.create(&PostParams::default(), &object(record)).await.expect("a record");
+    janitor.says(&["has an entry that this release cannot read"]).await;
+    stays("an entry that cannot be read", &janitor).await;
+    let whole = json!({"data": {"Secret.a.b": null}});
+    maps.patch("replicas-other", &PatchParams::default(), &Patch::Merge(&whole)).await.expect("an empty record");
+    stage.gone("taken").await;
+    drop(janitor);
+    nodes.delete(&silent.name_any(), &DeleteParams::default()).await.expect("deleted");
+}
+
+/// As if somebody had emptied the namespace, or restored it without them.
+#[tokio::test]
+async fn when_all_masters_are_missing_or_many_no_replica_goes() {
+    let stage = Stage::set().await;
+    let mut paths = Vec::new();
+    for name in ["used-1", "used-2", "used-3", "used-4", "used-5", "used-6", "unused"] {
+        let path = stage.scene.store.seed(name, r#"{"A":"1"}"#).await;
+        let pod = stage.asked(&path, name).await;
+        paths.push((path, pod));
+    }
+    stage.recorded(&["used-1", "used-6", "unused"]).await;
+    let (_, unused) = paths.last().expect("the last one");
+    stage.scene.namespace.delete_pod(unused).await;
+    for (path, _) in &paths {
+        stage.take_master(path).await;
+    }
+    assert_eq!(stage.masters().await.len(), 0);
+    let janitor = stage.janitor(&[]);
+    tokio::time::sleep(LONG).await;
+    assert!(stage.scene.namespace.secret("unused").await.is_some(), "none at all: {}", janitor.text());
+    // One is back, as after a restore of some.
+    stage.replica("witness").await;
+    janitor.says(&["looks like a mistake", "\"without_master\":7"]).await;
+    tokio::time::sleep(LONG).await;
+    assert!(stage.scene.namespace.secret("unused").await.is_some(), "seven of eight: {}", janitor.text());
 }
 
 #[tokio::test]
@@ -330,7 +417,7 @@ async fn one_that_is_killed_after_any_request_leaves_its_successor_nothing_to_re
         janitor.kill();
         drop(janitor);
         held.heal();
-        free_the_lease(&stage).await;
+        stage.free_the_lease().await;
         let next = stage.janitor(&[]);
         stage.gone(&name).await;
         crate::support::wait::eventually("the end of its master", async || match stage.master(&path).await {
@@ -340,6 +427,6 @@ async fn one_that_is_killed_after_any_request_leaves_its_successor_nothing_to_re
         .await;
         assert!(stage.scene.namespace.secret("witness").await.is_some());
         drop(next);
-        free_the_lease(&stage).await;
+        stage.free_the_lease().await;
     }
 }
