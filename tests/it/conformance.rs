@@ -15,6 +15,7 @@ use futures::FutureExt as _;
 use serde_json::Value;
 
 use crate::support::agent::AgentBuilder;
+use crate::support::cluster::TestNamespace;
 use crate::support::front::{Fault, Front, Gate};
 use crate::support::say;
 use bench::Bench;
@@ -34,6 +35,13 @@ trait Subject: Send + Sync {
     /// Gives an agent its providers file and what it needs besides: an instance called like the kind, and where the store
     /// can have that, `wrong`, whose credentials the store does not take.
     async fn set_up(&self, builder: AgentBuilder) -> AgentBuilder;
+
+    /// Whether it is asked as each pod's own service account.
+    fn by_pods(&self) -> bool {
+        false
+    }
+    /// Lets the account `default` of the cases' namespace in, where it is asked as that.
+    async fn let_in(&self, _: &TestNamespace) {}
 
     /// A path that nobody used.
     fn path(&self) -> String;
@@ -104,10 +112,18 @@ impl<P: Send + Sync> Faults for Front<P> {
     }
 }
 
+/// Lets the account `default` of a namespace say who it is at a store.
+async fn let_in(namespace: &TestNamespace, annotation: &str, value: &str) {
+    let accounts: kube::Api<k8s_openapi::api::core::v1::ServiceAccount> = namespace.api();
+    let patch = serde_json::json!({"metadata": {"annotations": {annotation: value}}});
+    accounts.patch("default", &Default::default(), &kube::api::Patch::Merge(&patch)).await.expect("annotated");
+}
+
 /// Runs all cases against one store, one after the other: a fault of one must not meet another.
 async fn conforms(subject: impl Subject + 'static) {
     let bench = Bench::set(Box::new(subject)).await;
-    let mut table = format!("conformance of {}:", bench.subject.kind());
+    let by_pods = if bench.subject.by_pods() { ", as each pod" } else { "" };
+    let mut table = format!("conformance of {}{by_pods}:", bench.subject.kind());
     let mut failed = Vec::new();
     for (name, case) in cases::ALL {
         let outcome = std::panic::AssertUnwindSafe(case(&bench)).catch_unwind().await;

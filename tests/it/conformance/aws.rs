@@ -7,8 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::{Faults, Outcome, Skipped, Subject, WrongCredentials, conforms};
+use super::{Faults, Outcome, Skipped, Subject, WrongCredentials, conforms, let_in};
 use crate::support::agent::AgentBuilder;
+use crate::support::cluster::TestNamespace;
 use crate::support::front::Fault;
 use crate::support::store::{GET, GET_PARAMETERS, Store};
 use crate::support::surroundings::Surroundings;
@@ -18,25 +19,55 @@ const LIFETIME: Duration = Duration::from_secs(3600);
 
 #[tokio::test]
 async fn aws_secrets_manager() {
-    conforms(SecretsManager(Aws::start().await)).await;
+    conforms(SecretsManager(Aws::start(false).await)).await;
 }
 
 #[tokio::test]
 async fn aws_parameter_store() {
-    conforms(ParameterStore(Aws::start().await)).await;
+    conforms(ParameterStore(Aws::start(false).await)).await;
 }
+
+#[tokio::test]
+async fn aws_secrets_manager_as_each_pod() {
+    conforms(SecretsManager(Aws::start(true).await)).await;
+}
+
+#[tokio::test]
+async fn aws_parameter_store_as_each_pod() {
+    conforms(ParameterStore(Aws::start(true).await)).await;
+}
+
+/// The role of the account `default`.
+const ROLE: &str = "arn:aws:iam::123456789012:role/case";
 
 struct Aws {
     store: Store,
     token_file: OnceLock<PathBuf>,
+    by_pods: bool,
 }
 
 impl Aws {
-    async fn start() -> Self {
-        Self { store: Store::start(Surroundings::get().await).await, token_file: OnceLock::new() }
+    async fn start(by_pods: bool) -> Self {
+        let surroundings = if by_pods { Surroundings::pod_identity().await } else { Surroundings::get().await };
+        Self { store: Store::start(surroundings).await, token_file: OnceLock::new(), by_pods }
+    }
+
+    async fn let_in(&self, namespace: &TestNamespace) {
+        if self.by_pods {
+            self.store.trust(ROLE, &format!("system:serviceaccount:{}:default", namespace.name()));
+            let_in(namespace, "eks.amazonaws.com/role-arn", ROLE).await;
+        }
     }
 
     fn set_up(&self, kind: &str, builder: AgentBuilder) -> AgentBuilder {
+        if self.by_pods {
+            self.store.trust("unused", "unused");
+            let instance =
+                json!({"name": kind, "kind": kind, "region": "us-east-1", "allowInsecure": true, "identity": "pod"});
+            let builder = builder.without_env("AWS_ACCESS_KEY_ID").without_env("AWS_SECRET_ACCESS_KEY");
+            let builder = builder.providers(&json!({"providers": [instance]}).to_string());
+            return builder.env("AWS_ENDPOINT_URL", self.store.url());
+        }
         let file = self.token_file.get_or_init(|| builder.node().folder().join("aws-token"));
         std::fs::write(file, "token-1").expect("a token file");
         self.store.serve_pod_identity(file, "ASIAFIRST", LIFETIME);
@@ -58,14 +89,16 @@ impl Aws {
 
     /// The emulator takes any key, so that the refusal of the old ones is made: once, for all that is asked.
     fn rotate(&self, action: &str) {
-        let file = self.token_file.get().expect("set up before");
-        std::fs::write(file, "token-2").expect("a new token");
-        self.store.serve_pod_identity(file, "ASIASECOND", LIFETIME);
+        if let Some(file) = self.token_file.get() {
+            std::fs::write(file, "token-2").expect("a new token");
+            self.store.serve_pod_identity(file, "ASIASECOND", LIFETIME);
+        }
         self.store.fail_times(action, 1, Fault::Status(401));
     }
 
-    fn wrong_credentials() -> WrongCredentials {
-        WrongCredentials { fault: Some(Fault::Status(401)), remedy: "Pod Identity association" }
+    fn wrong_credentials(&self) -> WrongCredentials {
+        let remedy = if self.by_pods { "trust policy allows" } else { "Pod Identity association" };
+        WrongCredentials { fault: Some(Fault::Status(401)), remedy }
     }
 }
 
@@ -75,6 +108,14 @@ struct SecretsManager(Aws);
 impl Subject for SecretsManager {
     fn kind(&self) -> &'static str {
         "aws-secretsmanager"
+    }
+
+    fn by_pods(&self) -> bool {
+        self.0.by_pods
+    }
+
+    async fn let_in(&self, namespace: &TestNamespace) {
+        self.0.let_in(namespace).await;
     }
 
     async fn set_up(&self, builder: AgentBuilder) -> AgentBuilder {
@@ -121,7 +162,7 @@ impl Subject for SecretsManager {
     }
 
     fn wrong_credentials(&self) -> Result<WrongCredentials, Skipped> {
-        Ok(Aws::wrong_credentials())
+        Ok(self.0.wrong_credentials())
     }
 
     fn faults(&self) -> Result<&dyn Faults, Skipped> {
@@ -135,6 +176,14 @@ struct ParameterStore(Aws);
 impl Subject for ParameterStore {
     fn kind(&self) -> &'static str {
         "aws-ssm"
+    }
+
+    fn by_pods(&self) -> bool {
+        self.0.by_pods
+    }
+
+    async fn let_in(&self, namespace: &TestNamespace) {
+        self.0.let_in(namespace).await;
     }
 
     async fn set_up(&self, builder: AgentBuilder) -> AgentBuilder {
@@ -182,7 +231,7 @@ impl Subject for ParameterStore {
     }
 
     fn wrong_credentials(&self) -> Result<WrongCredentials, Skipped> {
-        Ok(Aws::wrong_credentials())
+        Ok(self.0.wrong_credentials())
     }
 
     fn faults(&self) -> Result<&dyn Faults, Skipped> {

@@ -6,19 +6,26 @@ use std::sync::OnceLock;
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::{Faults, Outcome, Skipped, Subject, WrongCredentials, conforms};
+use super::{Faults, Outcome, Skipped, Subject, WrongCredentials, conforms, let_in};
 use crate::support::agent::AgentBuilder;
 use crate::support::azure::{CLIENT, CLIENT_SECRET, KeyVault, TENANT};
+use crate::support::cluster::TestNamespace;
 use crate::support::front::Fault;
 use crate::support::unique;
 
 #[tokio::test]
 async fn azure_key_vault() {
-    conforms(Secrets { vault: KeyVault::start(), secret_file: OnceLock::new() }).await;
+    conforms(Secrets { vault: KeyVault::start(), by_pods: false, secret_file: OnceLock::new() }).await;
+}
+
+#[tokio::test]
+async fn azure_key_vault_as_each_pod() {
+    conforms(Secrets { vault: KeyVault::start(), by_pods: true, secret_file: OnceLock::new() }).await;
 }
 
 struct Secrets {
     vault: KeyVault,
+    by_pods: bool,
     secret_file: OnceLock<PathBuf>,
 }
 
@@ -28,7 +35,28 @@ impl Subject for Secrets {
         "azure-keyvault"
     }
 
+    fn by_pods(&self) -> bool {
+        self.by_pods
+    }
+
+    async fn let_in(&self, namespace: &TestNamespace) {
+        if self.by_pods {
+            self.vault.trust_subject(&format!("system:serviceaccount:{}:default", namespace.name()));
+            let_in(namespace, "azure.workload.identity/client-id", CLIENT).await;
+        }
+    }
+
     async fn set_up(&self, builder: AgentBuilder) -> AgentBuilder {
+        if self.by_pods {
+            let instance = |name: &str, tenant: &str| {
+                let auth = json!({"workloadIdentity": {"tenantId": tenant}});
+                json!({"name": name, "kind": "azure-keyvault", "vaultUrl": self.vault.url(), "identity": "pod", "auth": auth})
+            };
+            let other = "c11e47aa-0000-4000-8000-00000000000c";
+            let both = json!({"providers": [instance("azure-keyvault", TENANT), instance("wrong", other)]});
+            let builder = builder.providers(&both.to_string());
+            return self.vault.environment().iter().fold(builder, |builder, (name, value)| builder.env(name, value));
+        }
         let file = |name: &str, text: &str| {
             let file = builder.node().folder().join(name);
             std::fs::write(&file, text).expect("a file");
@@ -82,15 +110,17 @@ impl Subject for Secrets {
     }
 
     async fn rotate(&self) -> Outcome {
-        let file = self.secret_file.get().expect("set up before");
-        self.vault.set_secret("another-secret");
-        std::fs::write(file, "another-secret").expect("a new secret");
+        if let Some(file) = self.secret_file.get() {
+            self.vault.set_secret("another-secret");
+            std::fs::write(file, "another-secret").expect("a new secret");
+        }
         self.vault.expire_tokens();
         Ok(())
     }
 
     fn wrong_credentials(&self) -> Result<WrongCredentials, Skipped> {
-        Ok(WrongCredentials { fault: None, remedy: "holds a valid secret of client" })
+        let remedy = if self.by_pods { "has a federated credential" } else { "holds a valid secret of client" };
+        Ok(WrongCredentials { fault: None, remedy })
     }
 
     fn faults(&self) -> Result<&dyn Faults, Skipped> {

@@ -28,7 +28,10 @@ pub(super) struct Bench {
 
 impl Bench {
     pub(super) async fn set(subject: Box<dyn Subject>) -> Self {
-        let surroundings = Surroundings::get().await;
+        let surroundings = match subject.by_pods() {
+            true => Surroundings::pod_identity().await,
+            false => Surroundings::get().await,
+        };
         // Not asked; an agent's builder wants one.
         let nobody = Store::start(surroundings).await;
         let builder = AgentBuilder::new(surroundings, &nobody).await.policy(ALLOW_ALL).log_level("trace");
@@ -36,6 +39,7 @@ impl Bench {
         let mut agent = builder.spawn();
         agent.ready().await;
         let namespace = TestNamespace::create(surroundings).await;
+        subject.let_in(&namespace).await;
         Self { subject, namespace, builder, agent, values: Mutex::default() }
     }
 

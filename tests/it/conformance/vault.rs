@@ -7,15 +7,20 @@ use super::{Faults, Outcome, Skipped, Subject, WrongCredentials, conforms};
 use crate::support::agent::AgentBuilder;
 use crate::support::surroundings::Surroundings;
 use crate::support::unique;
-use crate::support::vault::{AUDIENCE, ROLE, Vault};
+use crate::support::vault::{AUDIENCE, PODS, ROLE, Vault};
 
 #[tokio::test]
 async fn vault() {
-    conforms(KeyValue(Vault::start(Surroundings::get().await).await)).await;
+    conforms(KeyValue(Vault::start(Surroundings::get().await).await, false)).await;
 }
 
-/// The engine's version 2.
-struct KeyValue(Vault);
+#[tokio::test]
+async fn vault_as_each_pod() {
+    conforms(KeyValue(Vault::start(Surroundings::pod_identity().await).await, true)).await;
+}
+
+/// The engine's version 2; whether pods log in as themselves.
+struct KeyValue(Vault, bool);
 
 #[async_trait(?Send)]
 impl Subject for KeyValue {
@@ -23,7 +28,20 @@ impl Subject for KeyValue {
         "vault"
     }
 
+    fn by_pods(&self) -> bool {
+        self.1
+    }
+
     async fn set_up(&self, builder: AgentBuilder) -> AgentBuilder {
+        if self.1 {
+            let instance = |name: &str, role: &str| {
+                let auth = json!({"kubernetes": {"role": role}});
+                let address = self.0.url();
+                json!({"name": name, "kind": "vault", "address": address, "allowInsecure": true, "identity": "pod", "auth": auth})
+            };
+            let both = json!({"providers": [instance("vault", PODS), instance("wrong", "nobodys")]});
+            return builder.providers(&both.to_string());
+        }
         let token = builder.node().token_file_for(Surroundings::get().await, AUDIENCE).await;
         let secret_id = builder.node().folder().join("secret-id");
         std::fs::write(&secret_id, "no secret id of Vault's").expect("a file");
@@ -79,7 +97,8 @@ impl Subject for KeyValue {
     }
 
     fn wrong_credentials(&self) -> Result<WrongCredentials, Skipped> {
-        Ok(WrongCredentials { fault: None, remedy: "check `roleId`" })
+        let remedy = if self.1 { "that it is bound to" } else { "check `roleId`" };
+        Ok(WrongCredentials { fault: None, remedy })
     }
 
     fn faults(&self) -> Result<&dyn Faults, Skipped> {

@@ -171,6 +171,11 @@ impl KeyVault {
         self.protocol().state().login.trust(token_file.to_owned());
     }
 
+    /// From now on the application may log in with tokens of this service account.
+    pub(crate) fn trust_subject(&self, subject: &str) {
+        self.protocol().state().login.trust_subject(subject);
+    }
+
     /// From now on the machine has an identity, under this client id.
     pub(crate) fn serve_managed_identity(&self, client: &str) {
         self.protocol().state().login.set_managed_identity(client);

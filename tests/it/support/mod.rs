@@ -29,6 +29,7 @@ pub(crate) mod api_proxy;
 pub(crate) mod audit;
 pub(crate) mod azure;
 pub(crate) mod canary;
+pub(crate) mod claims;
 pub(crate) mod cluster;
 pub(crate) mod connect_proxy;
 pub(crate) mod control_plane;

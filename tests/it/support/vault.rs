@@ -33,6 +33,8 @@ pub(crate) const KV2: &str = "secret";
 pub(crate) const KV1: &str = "kv1";
 /// The name of the agent's role in both auth methods, and of its policy.
 pub(crate) const ROLE: &str = "jasm";
+/// The role of all pods' service accounts, by tokens of the same audience.
+pub(crate) const PODS: &str = "pods";
 /// For whom a Kubernetes token has to be.
 pub(crate) const AUDIENCE: &str = "vault";
 /// The lifetime of the agent's tokens until [`Vault::set_token_ttl`].

@@ -1,9 +1,13 @@
 //! Who may log in, and the tokens that were given out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use super::super::claims::claims;
+
+/// The audience of tokens of service accounts.
+const EXCHANGE: &str = "api://AzureADTokenExchange";
 /// The audience of the tokens that a vault takes.
 pub(super) const VAULT_RESOURCE: &str = "https://vault.azure.net";
 
@@ -14,6 +18,8 @@ pub(super) struct Login {
     client: String,
     secret: String,
     token_file: Option<PathBuf>,
+    /// Service accounts that have a federated credential.
+    subjects: BTreeSet<String>,
     managed_identity: Option<String>,
     lifetime: Duration,
     tokens: BTreeMap<String, Token>,
@@ -73,6 +79,7 @@ impl Login {
             client: client.to_owned(),
             secret: secret.to_owned(),
             token_file: None,
+            subjects: BTreeSet::new(),
             managed_identity: None,
             lifetime: LIFETIME,
             tokens: BTreeMap::new(),
@@ -85,6 +92,10 @@ impl Login {
 
     pub(super) fn trust(&mut self, token_file: PathBuf) {
         self.token_file = Some(token_file);
+    }
+
+    pub(super) fn trust_subject(&mut self, subject: &str) {
+        self.subjects.insert(subject.to_owned());
     }
 
     pub(super) fn set_managed_identity(&mut self, client: &str) {
@@ -131,6 +142,12 @@ impl Login {
         if request.field("client_assertion_type") != ASSERTION_TYPE {
             let right = !self.secret.is_empty() && request.field("client_secret") == self.secret;
             return if right { Ok(()) } else { Err(Refused::WrongSecret) };
+        }
+        let is_of_a_pod = claims(request.field("client_assertion")).is_some_and(|claims| {
+            self.subjects.contains(&claims.subject) && claims.audience == EXCHANGE && claims.is_of_a_pod
+        });
+        if is_of_a_pod {
+            return Ok(());
         }
         let wanted = self.token_file.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
         match wanted {

@@ -5,11 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use axum::response::Response;
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::StatusCode;
-use serde_json::Value;
 
+use super::super::claims::claims;
 use super::super::front::{Asked, answer};
 use super::aws;
 
@@ -28,24 +26,6 @@ pub(super) struct Sts {
     /// Values that a holder alone has, by path.
     values: BTreeMap<(String, String), String>,
     lifetime: Option<Duration>,
-}
-
-/// The part of a token's claims that is looked at.
-struct Claims {
-    subject: String,
-    audience: String,
-    seconds: i64,
-    is_of_a_pod: bool,
-}
-
-fn claims(token: &str) -> Option<Claims> {
-    let claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?).ok()?;
-    Some(Claims {
-        subject: claims["sub"].as_str()?.to_owned(),
-        audience: claims["aud"].as_array()?.iter().map(|one| one.as_str().unwrap_or_default()).collect(),
-        seconds: claims["exp"].as_i64()? - claims["iat"].as_i64()?,
-        is_of_a_pod: claims["kubernetes.io"]["pod"]["uid"].is_string(),
-    })
 }
 
 impl Sts {

@@ -15,7 +15,7 @@ use super::super::node::{AGENT_ACCOUNT, AGENT_NAMESPACE};
 use super::super::object;
 use super::super::wait::eventually;
 use super::admin::Admin;
-use super::{AUDIENCE, KV1, KV2, ROLE};
+use super::{AUDIENCE, KV1, KV2, PODS, ROLE};
 
 /// The service account with which Vault reviews tokens.
 const REVIEWER: &str = "vault-reviewer";
@@ -61,6 +61,15 @@ pub(super) async fn set_roles(admin: &Admin, ttl: Duration) {
         "token_ttl": ttl.as_secs(),
     });
     admin.post(&format!("auth/kubernetes/role/{ROLE}"), kubernetes).await;
+    // For whichever service account of whichever pod.
+    let pods = json!({
+        "bound_service_account_names": "*",
+        "bound_service_account_namespaces": "*",
+        "audience": AUDIENCE,
+        "token_policies": [ROLE],
+        "token_ttl": ttl.as_secs(),
+    });
+    admin.post(&format!("auth/kubernetes/role/{PODS}"), pods).await;
     let approle = json!({"token_policies": [ROLE], "token_ttl": ttl.as_secs()});
     admin.post(&format!("auth/approle/role/{ROLE}"), approle).await;
 }
