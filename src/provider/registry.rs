@@ -199,7 +199,7 @@ impl Registry {
         let remote = admitted.request().remote.clone();
         let instance = self.instances.get(&remote.provider)?;
         let key = FetchKey { identity: admitted.caller().identity(), remote };
-        let for_all = || instance.throttle.stands().or_else(|| instance.circuit.stands(&key));
+        let for_all = || instance.throttle.stands(&key.identity).or_else(|| instance.circuit.stands(&key));
         self.setbacks.stands(&key, reference).or_else(for_all)
     }
 
@@ -277,14 +277,14 @@ impl Ask {
         let Instance { adapter, slots, circuit, throttle, payloads, kind: _ } = &*self.instance;
         let _slot = slots.take(&self.namespace).await;
         let mut reserved = payloads.reserve(adapter.usual_payload_bytes()).await;
-        if let Some(error) = throttle.stands() {
+        if let Some(error) = throttle.stands(&self.key.identity) {
             return Err(error);
         }
         let _pass = circuit.pass(&self.key)?;
         let outcome = self.asked().await.map_err(Arc::new);
         self.metrics.provider_request(adapter.name(), outcome.as_ref().map_or_else(|error| error.result(), |_| "ok"));
         self.note_trouble(circuit.note(&self.key, &self.namespace, &outcome));
-        throttle.note(&outcome);
+        throttle.note(&self.key.identity, &outcome);
         match outcome {
             Ok(payload) => {
                 if self.setbacks.clear(&self.key) {

@@ -1,14 +1,15 @@
-//! A store that says how long it wants to be left alone is left alone so long, by all. One that refuses the agent's
-//! credentials is left alone for a moment: each source that asks would be another login.
+//! A store that says how long it wants to be left alone is left alone so long, by all. Whose credentials it refuses leaves it alone
+//! for a moment: each source that he asks for would be another login. That is his trouble, and nobody else's.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio::time::Instant;
 
-use super::{FetchError, ProviderError};
+use super::{FetchError, Identity, ProviderError};
 
 /// After refused credentials, doubled by each further refusal.
 const REFUSED: Duration = Duration::from_secs(1);
@@ -17,6 +18,8 @@ const REFUSED_LONGEST: Duration = Duration::from_secs(30);
 const LONGEST: Duration = Duration::from_secs(300);
 /// Those who wait come back within so long after it.
 const SPREAD: Duration = Duration::from_secs(1);
+/// Identities that are remembered to be refused.
+const REMEMBERED: usize = 1024;
 
 /// Until when one instance is left alone.
 #[derive(Debug, Default)]
@@ -24,41 +27,55 @@ pub(super) struct Throttle(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    until: Option<(Instant, Arc<ProviderError>)>,
-    refusals: u32,
+    by_all: Option<Pause>,
+    refused: HashMap<Identity, (u32, Pause)>,
+}
+
+#[derive(Debug)]
+struct Pause {
+    until: Instant,
+    error: Arc<ProviderError>,
+}
+
+impl Pause {
+    fn stands(&self) -> Option<FetchError> {
+        let stands = Instant::now() < self.until;
+        stands.then(|| FetchError::waits(Arc::clone(&self.error), self.until + SPREAD.mul_f64(fastrand::f64())))
+    }
 }
 
 impl Throttle {
-    /// Why nobody may ask now, and when to look again.
-    pub(super) fn stands(&self) -> Option<FetchError> {
+    /// Why this identity may not ask now, and when to look again.
+    pub(super) fn stands(&self, identity: &Identity) -> Option<FetchError> {
         let state = self.state();
-        let (until, error) = state.until.as_ref().filter(|(until, _)| Instant::now() < *until)?;
-        Some(FetchError::waits(Arc::clone(error), *until + SPREAD.mul_f64(fastrand::f64())))
+        let own = || state.refused.get(identity).and_then(|(_, pause)| pause.stands());
+        state.by_all.as_ref().and_then(Pause::stands).or_else(own)
     }
 
-    /// Notes what the store answered.
-    pub(super) fn note<T>(&self, outcome: &Result<T, Arc<ProviderError>>) {
+    /// Notes what the store answered this identity.
+    pub(super) fn note<T>(&self, identity: &Identity, outcome: &Result<T, Arc<ProviderError>>) {
         let mut state = self.state();
-        let pause = match outcome {
-            Ok(_) => {
-                state.refusals = 0;
-                return;
-            }
+        let now = Instant::now();
+        match outcome {
+            Ok(_) => drop(state.refused.remove(identity)),
             Err(error) => match **error {
-                ProviderError::Throttled { retry_after: Some(after), .. } => after.min(LONGEST),
-                ProviderError::Credentials { .. } => {
-                    state.refusals += 1;
-                    REFUSED.saturating_mul(1 << (state.refusals - 1).min(5)).min(REFUSED_LONGEST)
+                ProviderError::Throttled { retry_after: Some(after), .. } => {
+                    let until = now + after.min(LONGEST);
+                    // One that was under way with a longer word says nothing new.
+                    if state.by_all.as_ref().is_none_or(|before| before.until < until) {
+                        state.by_all = Some(Pause { until, error: Arc::clone(error) });
+                    }
                 }
-                _ => return,
+                ProviderError::Credentials { .. } => {
+                    let times = state.refused.get(identity).map_or(0, |(times, _)| *times) + 1;
+                    let until = now + REFUSED.saturating_mul(1 << (times - 1).min(5)).min(REFUSED_LONGEST);
+                    if state.refused.len() >= REMEMBERED {
+                        state.refused.retain(|_, (_, pause)| now < pause.until);
+                    }
+                    state.refused.insert(identity.clone(), (times, Pause { until, error: Arc::clone(error) }));
+                }
+                _ => {}
             },
-        };
-        let until = Instant::now() + pause;
-        // One that was under way with a longer word says nothing new.
-        if let Err(error) = outcome
-            && state.until.as_ref().is_none_or(|(before, _)| *before < until)
-        {
-            state.until = Some((until, Arc::clone(error)));
         }
     }
 
@@ -79,18 +96,18 @@ mod tests {
             let provider = ProviderName::for_test("kv");
             Err::<(), _>(Arc::new(ProviderError::Throttled { provider, retry_after, source: "x".into() }))
         };
-        throttle.note(&throttled(None));
-        assert!(throttle.stands().is_none(), "it did not say how long");
-        throttle.note(&throttled(Some(Duration::from_secs(7))));
-        throttle.note(&throttled(Some(Duration::from_secs(1))));
+        throttle.note(&Identity::Agent, &throttled(None));
+        assert!(throttle.stands(&Identity::Agent).is_none(), "it did not say how long");
+        throttle.note(&Identity::Agent, &throttled(Some(Duration::from_secs(7))));
+        throttle.note(&Identity::Agent, &throttled(Some(Duration::from_secs(1))));
         tokio::time::advance(Duration::from_millis(6_900)).await;
-        let again = throttle.stands().expect("still").again_at().expect("a time");
+        let again = throttle.stands(&Identity::Agent).expect("still").again_at().expect("a time");
         assert!(again.duration_since(Instant::now()) <= SPREAD + Duration::from_millis(200));
         tokio::time::advance(Duration::from_millis(200)).await;
-        assert!(throttle.stands().is_none());
-        throttle.note(&throttled(Some(Duration::from_secs(86_400))));
+        assert!(throttle.stands(&Identity::Agent).is_none());
+        throttle.note(&Identity::Agent, &throttled(Some(Duration::from_secs(86_400))));
         tokio::time::advance(LONGEST + Duration::from_millis(1)).await;
-        assert!(throttle.stands().is_none(), "not for a day");
+        assert!(throttle.stands(&Identity::Agent).is_none(), "not for a day");
     }
 
     #[tokio::test(start_paused = true)]
@@ -101,15 +118,25 @@ mod tests {
             Err::<(), _>(Arc::new(ProviderError::Credentials { provider, remedy: "x".into(), source: "x".into() }))
         };
         for pause in [1, 2, 4, 8, 16, 30, 30] {
-            throttle.note(&refused());
+            throttle.note(&Identity::Agent, &refused());
             tokio::time::advance(Duration::from_secs(pause) - Duration::from_millis(1)).await;
-            assert!(throttle.stands().is_some(), "{pause} s");
+            assert!(throttle.stands(&Identity::Agent).is_some(), "{pause} s");
             tokio::time::advance(Duration::from_millis(2)).await;
-            assert!(throttle.stands().is_none(), "{pause} s");
+            assert!(throttle.stands(&Identity::Agent).is_none(), "{pause} s");
         }
-        throttle.note(&Ok(()));
-        throttle.note(&refused());
+        let other = Identity::ServiceAccount {
+            namespace: crate::pod::PodNamespace::for_test("team-a"),
+            name: "app".to_owned(),
+            uid: "u-1".to_owned(),
+        };
+        throttle.note(&Identity::Agent, &refused());
+        assert!(
+            throttle.stands(&Identity::Agent).is_some() && throttle.stands(&other).is_none(),
+            "it is nobody else's"
+        );
+        throttle.note(&Identity::Agent, &Ok(()));
+        throttle.note(&Identity::Agent, &refused());
         tokio::time::advance(Duration::from_millis(1_001)).await;
-        assert!(throttle.stands().is_none(), "from the beginning");
+        assert!(throttle.stands(&Identity::Agent).is_none(), "from the beginning");
     }
 }

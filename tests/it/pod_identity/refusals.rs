@@ -105,9 +105,15 @@ async fn an_account_without_an_application_at_azure_is_told_to_name_one() {
 async fn one_account_without_a_role_holds_up_no_other() {
     let scene = by_pods().await;
     let path = scene.store.seed("path", r#"{"A":"1"}"#).await;
-    let pod = scene.pod("nobody").asks(&path, "nobody").create().await;
-    scene.namespace.wait_for_event(&pod, "SecretFetchFailed").await;
+    for number in 0..4 {
+        let name = format!("nobody-{number}");
+        let path = scene.store.seed(&name, "x").await;
+        let pod = scene.pod(&name).asks(&path, &name).create().await;
+        scene.namespace.wait_for_event(&pod, "SecretFetchFailed").await;
+    }
     super::account(&scene, "app").await;
-    scene.pod("web").service_account("app").asks(&path, "app").create().await;
+    let pod = scene.pod("web").service_account("app").asks(&path, "app").create().await;
     scene.namespace.wait_for_data("app", [("A", "1")]).await;
+    let told: Vec<_> = scene.namespace.wait_for_events(&pod, 1).await.into_iter().map(|event| event.reason).collect();
+    assert_eq!(told, [Some("SecretSyncSuccess".to_owned())], "nor is told of the others' trouble");
 }
