@@ -6,7 +6,7 @@ mod refusals;
 mod starts;
 mod tokens;
 
-use k8s_openapi::api::core::v1::ServiceAccount;
+use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
@@ -79,6 +79,16 @@ async fn next_second() {
     crate::support::wait::eventually("the next second", async || match jiff::Timestamp::now().as_second() {
         later if later > now => Ok(()),
         _ => Err("the same".to_owned()),
+    })
+    .await;
+}
+
+/// Waits until a pod is told all of this in one Event: what was so a moment ago may be told before.
+async fn wait_to_be_told(scene: &Scene, pod: &Pod, wanted: &[&str]) {
+    crate::support::wait::eventually(&format!("an Event with {wanted:?}"), async || {
+        let notes: Vec<String> = scene.namespace.events(pod).await.into_iter().filter_map(|event| event.note).collect();
+        let is_told = notes.iter().any(|note| wanted.iter().all(|want| note.contains(want)));
+        if is_told { Ok(()) } else { Err(format!("{notes:?}")) }
     })
     .await;
 }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{ROLE_ARN, annotate, by_pods, instance, next_second, role, subject};
+use super::{ROLE_ARN, annotate, by_pods, instance, next_second, role, subject, wait_to_be_told};
 use crate::support::azure::{CLIENT, KeyVault, TENANT};
 use crate::support::scene::Scene;
 use crate::support::surroundings::Surroundings;
@@ -94,10 +94,9 @@ async fn an_account_without_an_application_at_azure_is_told_to_name_one() {
     annotate(&scene, "app", json!({"azure.workload.identity/client-id": CLIENT})).await;
     next_second().await;
     let pod = scene.pod("web-2").service_account("app").request(&request).create().await;
-    let note = scene.namespace.wait_for_event(&pod, "SecretFetchFailed").await.note.unwrap_or_default();
-    for want in [CLIENT, TENANT, "federated credential", &subject(&scene, "app"), "api://AzureADTokenExchange"] {
-        assert!(note.contains(want), "{want}: {note}");
-    }
+    let subject = subject(&scene, "app");
+    let wanted = [CLIENT, TENANT, "federated credential", &subject, "api://AzureADTokenExchange"];
+    wait_to_be_told(&scene, &pod, &wanted).await;
 }
 
 /// That the other instances of a node go on is `instances`' to show; here it is that of the same kind.
