@@ -766,6 +766,7 @@ mod tests {
             namespace: crate::pod::PodNamespace::for_test("team-a"),
             name: name.to_owned(),
             uid: uid.to_owned(),
+            claims: String::new(),
         };
         let plain = parse_one(json!({})).expect("a request");
         let keyed = parse_one(json!({"keys": ["A"]})).expect("a request");

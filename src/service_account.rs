@@ -140,6 +140,12 @@ impl ServiceAccount {
         self.proof.as_ref()?.annotations.get(name).map(String::as_str)
     }
 
+    /// All of those, in one text.
+    pub fn claims(&self) -> String {
+        let claims = self.proof.iter().flat_map(|proof| &proof.annotations);
+        claims.map(|(name, value)| format!("{name}={value}\n")).collect()
+    }
+
     /// A token of it, bound to its pod that asked last, for this audience alone; it holds ten minutes.
     ///
     /// # Errors

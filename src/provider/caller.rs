@@ -21,6 +21,8 @@ pub enum Identity {
         name: String,
         /// What tells it from an earlier one of the same name; empty where the store only knows names.
         uid: String,
+        /// What it says of itself to stores: another role is another try.
+        claims: String,
     },
 }
 
@@ -53,6 +55,7 @@ impl Caller {
                 namespace: account.namespace().clone(),
                 name: account.name().to_owned(),
                 uid: account.uid().to_owned(),
+                claims: account.claims(),
             },
         }
     }

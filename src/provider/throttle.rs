@@ -128,6 +128,7 @@ mod tests {
             namespace: crate::pod::PodNamespace::for_test("team-a"),
             name: "app".to_owned(),
             uid: "u-1".to_owned(),
+            claims: String::new(),
         };
         throttle.note(&Identity::Agent, &refused());
         assert!(
