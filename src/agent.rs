@@ -196,12 +196,13 @@ fn serve_probes(
 ) -> Result<(), StartError> {
     let (waiting, progress) = (Arc::clone(&context.progress), Arc::clone(&context.progress));
     let (metrics, admission) = (Arc::clone(&parts.metrics), Arc::clone(admission));
-    let masters = context.masters.clone();
+    let (masters, registry) = (context.masters.clone(), Arc::clone(&context.registry));
     let probes = Probes {
         heartbeat: Arc::clone(heartbeat),
         unready: Box::new(move || unready(&admission, &progress)),
         metrics: Box::new(move || {
             metrics.waiting(waiting.waiting());
+            metrics.accounts(registry.drop_unused());
             if let Some(masters) = &masters {
                 metrics.replicas(masters.index().len(), masters.count(&waiting.in_use()));
             }

@@ -67,6 +67,7 @@ pub struct Metrics {
     provider_trouble: Family<InstanceLabel, Gauge>,
     masters: Gauge,
     replicas: Family<ReplicaLabels, Gauge>,
+    accounts: Gauge,
     janitor_leads: Gauge,
     janitor_orphans: Gauge,
     janitor_stopped: Gauge,
@@ -101,6 +102,7 @@ impl Metrics {
             provider_trouble: Family::default(),
             masters: Gauge::default(),
             replicas: Family::default(),
+            accounts: Gauge::default(),
             janitor_leads: Gauge::default(),
             janitor_orphans: Gauge::default(),
             janitor_stopped: Gauge::default(),
@@ -148,6 +150,11 @@ impl Metrics {
     fn register(&mut self) {
         self.register_common();
         let r = &mut self.registry;
+        r.register(
+            "jasm_service_accounts",
+            "Service accounts for which something is kept that stores gave, of all instances",
+            self.accounts.clone(),
+        );
         r.register("jasm_syncs", "Requests of pods worked on, by outcome", self.syncs.clone());
         r.register(
             "jasm_requests_waiting",
@@ -218,6 +225,11 @@ impl Metrics {
         for (reason, count) in counts {
             self.waiting.get_or_create(&ReasonLabel { reason: reason.as_str() }).set(count);
         }
+    }
+
+    /// For how many service accounts something is kept that stores gave, by instance and account.
+    pub fn accounts(&self, count: usize) {
+        self.accounts.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// Central mode: how many masters are known, and how many requests of this node's pods each one serves in each namespace.

@@ -213,8 +213,15 @@ impl Context {
             ActsAs::Agent => return Ok(admitted),
             ActsAs::Named => self.service_accounts.named(pod).await,
             ActsAs::Pod => {
-                // What was found before a failure may have been mended since.
-                let since = if due.failures == 0 { due.seen_at } else { Instant::now() };
+                let is_first = due.failures == 0 && !due.hangs && due.edited_at.is_none();
+                // It may have been mended since; but first whatever was known then has to have had its time.
+                if let Some(known) = self.progress.account(pod).filter(|_| due.failures > 0) {
+                    let known = admitted.clone().by(Caller::ServiceAccount(known));
+                    if let Some(error) = self.registry.stands_in_the_way(&known, pod.reference_time()) {
+                        return Err(error.into());
+                    }
+                }
+                let since = if is_first { due.seen_at } else { Instant::now() };
                 let found = self.service_accounts.of(pod, since).await;
                 found.map_err(|error| {
                     let (provider, remedy) = (provider.clone(), error.to_string().into());

@@ -5,9 +5,9 @@
 //! to see to: no policy can.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     fmt,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -26,8 +26,13 @@ use crate::{
 
 /// How long a token holds, in seconds: the least that the API server gives.
 const TOKEN_SECONDS: i64 = 600;
-/// For one answer of the API server, which a pod waits for.
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// For one answer of the API server, which a pod waits for: less than the SDKs wait for credentials.
+const TIMEOUT: Duration = Duration::from_secs(3);
+/// Pods of one account that are remembered to have asked, and how many of them are tried for one token.
+const REMEMBERED_PODS: usize = 16;
+const TRIES: usize = 4;
+/// How the policy jasm-pod-tokens refuses an audience.
+const NO_AUDIENCE: &str = "jasm:tokens a token has one audience";
 /// The role at AWS.
 pub const ROLE_ARN: &str = "eks.amazonaws.com/role-arn";
 /// The application or managed identity at Azure.
@@ -48,8 +53,14 @@ struct Proof {
     uid: String,
     annotations: BTreeMap<&'static str, String>,
     client: Client,
-    /// The last pod that asked, by name and UID: its tokens are bound to it.
-    pod: Mutex<(String, String)>,
+    /// Pods that asked, by name and UID, the last one at the end: tokens are bound to one that is there.
+    pods: Mutex<VecDeque<(String, String)>>,
+}
+
+impl Proof {
+    fn pods(&self) -> MutexGuard<'_, VecDeque<(String, String)>> {
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl fmt::Debug for ServiceAccount {
@@ -62,19 +73,37 @@ impl fmt::Debug for ServiceAccount {
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// RBAC.
-    #[error("the agent may not {verb}: an operator has to apply rbac/pod-identity")]
+    #[error(
+        "the agent may not {verb} of {subject}{audience}: an operator has to apply rbac/pod-identity, or bind its ClusterRole in that \
+         namespace"
+    )]
     NoRight {
         /// What it tried.
         verb: &'static str,
+        /// Whose.
+        subject: String,
+        /// For whom, where it was about a token.
+        audience: String,
         /// What the API server said.
         #[source]
         source: BoxError,
     },
-    /// An admission policy.
+    /// The policy of `rbac/pod-identity`.
     #[error(
-        "an admission policy refuses a token of {subject} with audience {audience}: an operator can add the audience to the policy \
-         jasm-pod-tokens (rbac/pod-identity)"
+        "policy jasm-pod-tokens gives no token of {subject} for audience {audience}: an operator can add the audience to that policy \
+         (rbac/pod-identity)"
     )]
+    NoAudience {
+        /// Whose.
+        subject: String,
+        /// For whom.
+        audience: String,
+        /// What the API server said.
+        #[source]
+        source: BoxError,
+    },
+    /// Another rule of that policy, or somebody else's.
+    #[error("admission refuses a token of {subject} for audience {audience}: the agent's log has its words")]
     Refused {
         /// Whose.
         subject: String,
@@ -155,7 +184,28 @@ impl ServiceAccount {
         let Some(proof) = &self.proof else {
             return Err(TokenError::Gone { subject, source: "it is only named".into() });
         };
-        let (name, uid) = proof.pod.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut gone = TokenError::Gone { subject, source: "no pod of it asks".into() };
+        for _ in 0..TRIES {
+            let Some(pod) = proof.pods().back().cloned() else { break };
+            match self.token_bound_to(proof, &pod, audience).await {
+                Err(error @ TokenError::Gone { .. }) => {
+                    // Another pod of the account may be there.
+                    proof.pods().retain(|other| *other != pod);
+                    gone = error;
+                }
+                outcome => return outcome,
+            }
+        }
+        Err(gone)
+    }
+
+    async fn token_bound_to(
+        &self,
+        proof: &Proof,
+        pod: &(String, String),
+        audience: &str,
+    ) -> Result<Zeroizing<String>, TokenError> {
+        let (subject, (name, uid)) = (self.subject(), pod.clone());
         let bound = BoundObjectReference {
             api_version: Some("v1".to_owned()),
             kind: Some("Pod".to_owned()),
@@ -194,18 +244,44 @@ fn account_uid(token: &str) -> Option<String> {
 
 fn explain(error: kube::Error, subject: &str, audience: Option<&str>) -> TokenError {
     let subject = subject.to_owned();
-    let (code, by_policy) = match &error {
-        kube::Error::Api(status) => (status.code, status.message.contains("denied request")),
-        _ => (0, false),
+    let (code, said) = match &error {
+        kube::Error::Api(status) => (status.code, status.message.clone()),
+        _ => (0, String::new()),
     };
     let source: BoxError = error.into();
     match (code, audience) {
-        (403, Some(audience)) if by_policy => TokenError::Refused { subject, audience: audience.to_owned(), source },
-        (403, Some(_)) => TokenError::NoRight { verb: "create serviceaccounts/token", source },
-        (403, None) => TokenError::NoRight { verb: "get serviceaccounts", source },
+        (403, Some(audience)) if said.contains(NO_AUDIENCE) => {
+            TokenError::NoAudience { subject, audience: audience.to_owned(), source }
+        }
+        (403, Some(audience)) if said.contains("cannot create resource") => {
+            let audience = format!(" (audience {audience})");
+            TokenError::NoRight { verb: "create a token", subject, audience, source }
+        }
+        (403, None) => {
+            TokenError::NoRight { verb: "read the service account", subject, audience: String::new(), source }
+        }
+        // Also a webhook's, with whichever code.
+        (_, Some(audience)) if code == 403 || said.starts_with("admission webhook") => {
+            TokenError::Refused { subject, audience: audience.to_owned(), source }
+        }
         (400 | 404 | 409 | 422, _) => TokenError::Gone { subject, source },
         _ => TokenError::Unanswered { subject, source },
     }
+}
+
+/// What stands in an annotation, where it can be what it is to be: whoever may edit the account wrote it.
+fn claim(name: &'static str, value: &str) -> Option<String> {
+    let is_one = match name {
+        ROLE_ARN => {
+            value.len() <= 2048
+                && value.starts_with("arn:")
+                && value.chars().all(|c| c.is_ascii_alphanumeric() || ":/_+=,.@-".contains(c))
+        }
+        _ => {
+            (1..=128).contains(&value.len()) && value.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '.')
+        }
+    };
+    is_one.then(|| value.to_owned())
 }
 
 type Slot = Arc<tokio::sync::Mutex<Option<(Instant, Weak<ServiceAccount>)>>>;
@@ -265,7 +341,12 @@ impl ServiceAccounts {
         };
         if let Some(proof) = &account.proof {
             let pod = (pod.name().to_owned(), pod.uid().to_owned());
-            *proof.pod.lock().unwrap_or_else(PoisonError::into_inner) = pod;
+            let mut pods = proof.pods();
+            pods.retain(|other| *other != pod);
+            pods.push_back(pod);
+            if pods.len() > REMEMBERED_PODS {
+                pods.pop_front();
+            }
         }
         Ok(account)
     }
@@ -279,12 +360,12 @@ impl ServiceAccounts {
                 return Err(TokenError::Unanswered { subject: subject.to_owned(), source: elapsed.into() });
             }
         };
-        let of_ours = |key: &'static str| Some((key, found.metadata.annotations.as_ref()?.get(key)?.clone()));
+        let of_ours = |key: &'static str| Some((key, claim(key, found.metadata.annotations.as_ref()?.get(key)?)?));
         let proof = Proof {
             uid: found.metadata.uid.clone().unwrap_or_default(),
             annotations: [ROLE_ARN, CLIENT_ID, TENANT_ID].into_iter().filter_map(of_ours).collect(),
             client: self.client.clone(),
-            pod: Mutex::default(),
+            pods: Mutex::default(),
         };
         Ok(ServiceAccount { namespace, name: name.to_owned(), proof: Some(proof) })
     }
@@ -321,5 +402,40 @@ mod tests {
         for broken in ["", "x", "x.!.y", &token("{}"), &token(r#"{"uid":"u-1"}"#)] {
             assert_eq!(account_uid(broken), None, "{broken}");
         }
+    }
+
+    #[test]
+    fn what_is_no_role_or_id_is_not_one() {
+        let role = "arn:aws-cn:iam::123456789012:role/team-a/app";
+        assert_eq!(claim(ROLE_ARN, role).as_deref(), Some(role));
+        let id = "c11e47aa-0000-4000-8000-00000000000b";
+        assert_eq!((claim(CLIENT_ID, id).as_deref(), claim(TENANT_ID, "example.com").is_some()), (Some(id), true));
+        let long = format!("arn:{}", "x".repeat(2048));
+        for broken in ["", "app", "arn:aws:iam::1:role/a b", "arn:\n", &long] {
+            assert_eq!(claim(ROLE_ARN, broken), None, "{broken:?}");
+        }
+        for broken in ["", "a b", "a\n", "https://x", &"x".repeat(129)] {
+            assert_eq!(claim(CLIENT_ID, broken), None, "{broken:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_pod_of_another_node_has_no_account_here_and_nobody_is_asked() {
+        let service = tower::service_fn(|_: http::Request<kube::client::Body>| async {
+            Err::<http::Response<kube::client::Body>, BoxError>("somebody was asked".into())
+        });
+        let accounts = ServiceAccounts::new(Client::new(service, "jasm-system"), "node-1");
+        let pod = |node: &str| -> PodView {
+            let pod =
+                serde_json::json!({"metadata": {"name": "web", "namespace": "team-a"}, "spec": {"nodeName": node}});
+            serde_json::from_value(pod).expect("a pod")
+        };
+        let error = accounts.of(&pod("node-2"), Instant::now()).await.expect_err("another node's");
+        assert!(
+            matches!(&error, TokenError::Gone { source, .. } if source.to_string().contains("not on this node")),
+            "{error}"
+        );
+        let error = accounts.of(&pod("node-1"), Instant::now()).await.expect_err("asked");
+        assert!(matches!(error, TokenError::Unanswered { .. }), "{error}");
     }
 }

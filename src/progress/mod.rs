@@ -291,6 +291,13 @@ impl Progress {
         }
     }
 
+    /// The account that proves itself to stores for the pod, as it was read last.
+    pub fn account(&self, pod: &PodView) -> Option<Arc<ServiceAccount>> {
+        let pods = self.pods();
+        let accounts = &pods.by_uid.get(pod.uid())?.accounts;
+        accounts.iter().find(|account| account.is_proven()).cloned()
+    }
+
     /// A request was served. Says whether the pod's owner is to be told.
     pub fn done(&self, pod: &PodView, due: Due, served: &Served) -> bool {
         // A pod that runs was told by the agent before this one, or had what it needs all along.

@@ -104,14 +104,11 @@ impl<T> PerAccount<T> {
         what
     }
 
-    /// Drops what is kept for accounts of which no pod is left.
-    pub(super) fn drop_unused(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, kept| kept.of.strong_count() > 0);
-    }
-
-    #[cfg(test)]
-    fn len(&self) -> usize {
-        self.0.lock().expect("no test panicked").len()
+    /// Drops what is kept for accounts of which no pod is left; gives the number of the others.
+    pub(super) fn drop_unused(&self) -> usize {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, kept| kept.of.strong_count() > 0);
+        all.len()
     }
 }
 
@@ -127,8 +124,7 @@ mod tests {
         let (first, second) = (kept.of(&one, |_| 1), kept.of(&other, |_| 2));
         assert_eq!((*first, *second, *kept.of(&one, |_| 3)), (1, 2, 1));
         drop(one);
-        kept.drop_unused();
-        assert_eq!(kept.len(), 1);
+        assert_eq!(kept.drop_unused(), 1);
         assert_eq!(*kept.of(&account("one"), |_| 4), 4, "another one of the same name");
         assert_eq!(*kept.of(&other, |_| 5), 2);
     }

@@ -74,6 +74,10 @@ impl SecretProvider for Folder {
         USUAL_VALUE_BYTES
     }
 
+    fn drop_unused(&self) -> usize {
+        0
+    }
+
     async fn fetch(&self, remote: &RemoteRef, _: &Caller) -> Result<SecretPayload, ProviderError> {
         let (directory, path) = (self.directory.clone(), remote.path.clone());
         // A file system can hang: then this many threads hang with it, and no more.

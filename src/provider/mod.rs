@@ -52,8 +52,9 @@ pub trait SecretProvider: fmt::Debug + Send + Sync {
         ActsAs::Agent
     }
 
-    /// Drops what it has for service accounts of which no pod is left on the node.
-    fn drop_unused(&self) {}
+    /// Drops what it has for service accounts of which no pod is left on the node; gives the number of accounts for which it has
+    /// something still.
+    fn drop_unused(&self) -> usize;
 
     /// Fetches exactly what `remote` names, as `caller`, which is of the kind that it acts as: no retry, no cache, no log of the
     /// value.

@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::{FutureExt, TryFutureExt, future::join_all};
+use futures::{
+    FutureExt, TryFutureExt,
+    future::{join, join_all},
+};
 use jiff::Timestamp;
 
 use super::{
@@ -25,6 +28,8 @@ use crate::{
     pod::PodNamespace, policy::AdmittedRequest, request::RemoteRef, secret_value::SecretPayload,
 };
 
+/// Between looks at what is kept for pods that are gone.
+const DROP_UNUSED: Duration = Duration::from_secs(5);
 const WARM_UP: Duration = Duration::from_secs(2);
 
 /// For which pod a store is asked.
@@ -167,9 +172,9 @@ impl Registry {
         self.instances.get(provider).map(|instance| instance.adapter.acts_as()).unwrap_or_default()
     }
 
-    /// Drops what stores gave for service accounts of which no pod is left on the node.
-    pub fn drop_unused(&self) {
-        self.instances.values().for_each(|instance| instance.adapter.drop_unused());
+    /// Drops what stores gave for service accounts of which no pod is left on the node; gives the number of what is left.
+    pub fn drop_unused(&self) -> usize {
+        self.instances.values().map(|instance| instance.adapter.drop_unused()).sum()
     }
 
     /// Gets credentials and connections ready, all instances at once, at most 2 s; failures are logged and gate nothing.
@@ -181,8 +186,15 @@ impl Registry {
                 tokio::time::sleep(pause).await;
             }
         });
-        join_all(kept).await;
-        futures::future::pending::<()>().await;
+        join(join_all(kept), self.drop_unused_in_time()).await;
+    }
+
+    /// Also what was in use when its last pod went. Never ends.
+    async fn drop_unused_in_time(&self) {
+        loop {
+            tokio::time::sleep(DROP_UNUSED).await;
+            self.drop_unused();
+        }
     }
 
     /// Tries each instance without reading a secret, all at once.

@@ -188,12 +188,16 @@ pub(super) fn decide(held: &Held, wish: &Wish, freshness: Duration) -> Decision 
     }
 }
 
-/// Whether taking over would put one identity's value where a pod of another one may read it. Within one workload its owner changed
-/// the identity; of bare pods and Jobs nobody knows.
-pub(super) fn crosses_identities(held: &Held, wish: &Wish) -> bool {
+/// Whether what is there was given to another identity.
+pub(super) fn is_of_another_identity(held: &Held, wish: &Wish) -> bool {
     let (theirs, ours) = (identity(&held.source), identity(&wish.source));
-    let is_anybodys = matches!(held.workload, None | Some(Workload::ShortLived));
-    theirs.is_some() && ours.is_some() && theirs != ours && is_anybodys
+    theirs.is_some() && ours.is_some() && theirs != ours
+}
+
+/// Whether an identity's value may take the place of another one's: only within one workload, whose owner changed it. Of bare pods
+/// and Jobs nobody knows who reads it, and pods of a workload that is gone may outlive it.
+pub(super) fn may_change_identity(held: &Held, wish: &Wish) -> bool {
+    wish.workload != Workload::ShortLived && held.workload.as_ref() == Some(&wish.workload)
 }
 
 /// As whom a source was asked, where that was not the agent.
@@ -286,17 +290,25 @@ mod tests {
 
     #[test]
     fn what_one_identity_was_given_is_taken_over_within_a_workload_only() {
-        for (case, theirs, ours, workload, crosses) in [
+        for (case, theirs, ours, workload, stays) in [
             ("same", "v1:a:b?as=uid/1", "v1:a:b?as=uid/1&keys=A", None, false),
             ("another's, of a bare pod", "v1:a:b?as=uid/1", "v1:a:b?as=uid/2", Some(Workload::ShortLived), true),
             ("another's, of nobody", "v1:a:b?version=1&as=uid/1", "v1:a:c?as=uid/2", None, true),
             ("another's, of one workload", "v1:a:b?as=uid/1", "v1:a:b?as=uid/2", Some(deployment("web")), false),
+            (
+                "another's, of another workload, there or gone",
+                "v1:a:b?as=uid/1",
+                "v1:a:b?as=uid/2",
+                Some(deployment("x")),
+                true,
+            ),
             ("the agent's before", "v1:a:b", "v1:a:b?as=uid/2", None, false),
             ("the agent's now", "v1:a:b?as=uid/1", "v1:a:b", None, false),
         ] {
             let held = Held { source: theirs.into(), workload, ..held() };
             let wish = Wish { source: ours.into(), ..wish() };
-            assert_eq!(crosses_identities(&held, &wish), crosses, "case: {case}");
+            let is_kept = is_of_another_identity(&held, &wish) && !may_change_identity(&held, &wish);
+            assert_eq!(is_kept, stays, "case: {case}");
         }
     }
 

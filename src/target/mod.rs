@@ -40,7 +40,7 @@ pub use reply::Stored;
 use self::{
     api::{Home, Mode, Objects, Target},
     body::{ObjectBody, printable},
-    held::{Decision, Held, Wish, by_age, crosses_identities, decide, from_short_lived},
+    held::{Decision, Held, Wish, by_age, decide, from_short_lived, is_of_another_identity, may_change_identity},
     reply::{Reply, Verb},
     turns::{Seen, Turns},
 };
@@ -375,7 +375,11 @@ impl Targets {
             decision => decision,
         };
         let decision = match decision {
-            Decision::TakeOver if crosses_identities(held, wish) => Decision::OtherIdentity,
+            Decision::TakeOver if is_of_another_identity(held, wish) => {
+                // Not by a name that looks like it.
+                wish.workload = in_time(self.workloads.verified(pod)).await?;
+                if may_change_identity(held, wish) { Decision::TakeOver } else { Decision::OtherIdentity }
+            }
             decision => decision,
         };
         let target = || target.to_string();

@@ -12,7 +12,11 @@ use aws_credential_types::{
     Credentials,
     provider::{ProvideCredentials, error::CredentialsError, future},
 };
-use aws_sdk_sts::{Client, types};
+use aws_sdk_sts::{
+    Client,
+    config::{IdentityCache, SharedCredentialsProvider},
+    types,
+};
 use http::{Request, header};
 use serde::Deserialize;
 use zeroize::Zeroizing;
@@ -52,7 +56,7 @@ pub(super) enum Tag {
 #[derive(Debug)]
 pub(super) enum Exchange {
     /// With the agent's own.
-    Role { sts: Client, role: Role, account: Option<Named> },
+    Role { sdk: Box<SdkConfig>, role: Role, account: Option<Named> },
     /// With a token of the account's.
     WebIdentity { sts: Client, account: Weak<ServiceAccount> },
     /// The same, at the node's agent of EKS Pod Identity.
@@ -81,7 +85,7 @@ impl std::error::Error for Unexchanged {}
 impl Unexchanged {
     /// Without credentials, with what to do; `said` for the log.
     fn new(remedy: String, said: impl Into<String>) -> Self {
-        Self(Failed { failure: Failure::NoCredentials, said: said.into(), remedy: Some(remedy) })
+        Self(Failed { remedy: Some(remedy), ..Failed::new(Failure::NoCredentials, said.into()) })
     }
 
     /// A refusal of the exchange is about who asks, never about a secret.
@@ -132,7 +136,16 @@ pub(super) fn remedy_of(account: &ServiceAccount, by_eks: bool) -> String {
 
 /// The address of the node's agent of EKS Pod Identity.
 pub(super) fn eks_endpoint() -> String {
-    std::env::var("AWS_CONTAINER_CREDENTIALS_FULL_URI").unwrap_or_else(|_| EKS_ENDPOINT.to_owned())
+    let set = std::env::var("AWS_CONTAINER_CREDENTIALS_FULL_URI").ok().filter(|address| !address.is_empty());
+    set.unwrap_or_else(|| EKS_ENDPOINT.to_owned())
+}
+
+/// Whether a pod's token may be sent there: on the node, or with TLS.
+pub(super) fn is_on_the_node(address: &str) -> bool {
+    let host = address.parse::<http::Uri>().ok().and_then(|uri| uri.host().map(str::to_owned));
+    host.is_some_and(|host| {
+        ["127.0.0.1", "localhost", "[::1]", "169.254.170.23", "[fd00:ec2::23]"].contains(&host.as_str())
+    })
 }
 
 /// The name of a session at AWS, as it stands in CloudTrail.
@@ -155,7 +168,15 @@ impl ProvideCredentials for Exchange {
 impl Exchange {
     async fn exchange(&self) -> Result<Credentials, Unexchanged> {
         match self {
-            Self::Role { sts, role, account } => assume(sts, role, account.as_ref()).await,
+            Self::Role { sdk, role, account } => match assume(&Client::new(sdk), role, account.as_ref()).await {
+                // The agent's own were kept, and are not taken any more.
+                Err(Unexchanged(Failed { failure: Failure::Refused, .. })) => {
+                    let fresh = sdk.to_builder().identity_cache(IdentityCache::lazy().build()).build();
+                    let again = assume(&Client::new(&fresh), role, account.as_ref()).await;
+                    again.map_err(|Unexchanged(failed)| Unexchanged::of(failed, role.remedy()))
+                }
+                outcome => outcome,
+            },
             Self::WebIdentity { sts, account } => by_token(sts, &*there(account)?).await,
             Self::EksPodIdentity { http, endpoint, account } => at_eks(http, endpoint, &*there(account)?).await,
         }
@@ -174,7 +195,10 @@ async fn assume(sts: &Client, role: &Role, account: Option<&Named>) -> Result<Cr
     for tag in account.iter().flat_map(|account| tags.iter().map(move |tag| tag.of(account))) {
         request = request.tags(tag.map_err(|error| Unexchanged::new(role.remedy(), error.to_string()))?);
     }
-    let answer = request.send().await.map_err(|error| Unexchanged::of(Failed::from(error), role.remedy()))?;
+    let answer = request.send().await.map_err(|error| match Failed::from(error) {
+        failed if failed.failure == Failure::Refused => Unexchanged(failed),
+        failed => Unexchanged::of(failed, role.remedy()),
+    })?;
     credentials(answer.credentials, || role.remedy())
 }
 
@@ -226,14 +250,12 @@ async fn at_eks(http: &Http, endpoint: &str, account: &ServiceAccount) -> Result
     token.set_sensitive(true);
     let request = Request::get(endpoint).header(header::AUTHORIZATION, token).body(Vec::new());
     let request = request.map_err(|_| unexchanged("the address is none"))?;
-    let unavailable = |said: String| Unexchanged(Failed { failure: Failure::Unavailable, said, remedy: None });
-    let answer = http.send(request).await.map_err(|error| unavailable(crate::error::chain(&error)))?;
+    // It is on the node: one that does not answer does not run there.
+    let answer = http.send(request).await.map_err(|error| unexchanged(&crate::error::chain(&error)))?;
     match answer.status.as_u16() {
         200 => {}
-        429 => {
-            return Err(Unexchanged(Failed { failure: Failure::Throttled, said: "HTTP 429".to_owned(), remedy: None }));
-        }
-        code @ 500.. => return Err(unavailable(format!("HTTP {code}"))),
+        429 => return Err(Unexchanged(Failed::new(Failure::Throttled, "HTTP 429".to_owned()))),
+        code @ 500.. => return Err(Unexchanged(Failed::new(Failure::Unavailable, format!("HTTP {code}")))),
         code => return Err(unexchanged(&format!("HTTP {code}"))),
     }
     let found: FromEks =
@@ -244,7 +266,6 @@ async fn at_eks(http: &Http, endpoint: &str, account: &ServiceAccount) -> Result
 
 /// The SDK with other credentials, and a cache of its own for them.
 pub(super) fn with(sdk: &SdkConfig, exchange: Exchange) -> SdkConfig {
-    use aws_sdk_sts::config::{IdentityCache, SharedCredentialsProvider};
     let cache = IdentityCache::lazy().build();
     sdk.to_builder().credentials_provider(SharedCredentialsProvider::new(exchange)).identity_cache(cache).build()
 }

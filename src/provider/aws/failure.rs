@@ -39,11 +39,13 @@ pub(super) struct Failed {
     pub(super) said: String,
     /// What to do about it, where that is known better than by who asks.
     pub(super) remedy: Option<String>,
+    /// Whether it was not this service, but whoever gives out credentials for it.
+    pub(super) is_of_an_exchange: bool,
 }
 
 impl Failed {
-    fn new(failure: Failure, said: String) -> Self {
-        Self { failure, said, remedy: None }
+    pub(super) fn new(failure: Failure, said: String) -> Self {
+        Self { failure, said, remedy: None, is_of_an_exchange: false }
     }
 
     /// Nobody was asked.
@@ -55,7 +57,7 @@ impl Failed {
 impl<E: ProvideErrorMetadata + Error + Send + Sync + 'static> From<SdkError<E, HttpResponse>> for Failed {
     fn from(error: SdkError<E, HttpResponse>) -> Self {
         if let Some(Unexchanged(failed)) = causes(&error).find_map(|cause| cause.downcast_ref()) {
-            return failed.clone();
+            return Self { is_of_an_exchange: true, ..failed.clone() };
         }
         match error {
             SdkError::ServiceError(context) if !context.raw().status().is_success() => {

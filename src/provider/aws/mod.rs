@@ -8,7 +8,10 @@ mod failure;
 pub(super) mod parameter_store;
 pub(super) mod secrets_manager;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_sdk_sts::config::IdentityCache;
@@ -56,13 +59,16 @@ impl Place {
             (true, Some(_)) => Err(format!(
                 "`roleArn` is not for `identity: pod`: each service account names its role by the annotation {ROLE_ARN}"
             )),
+            (true, None) if self.imds => {
+                Err("`imds` is not for `identity: pod`: the node's role is nobody's".to_owned())
+            }
             (_, None) if has_more => Err("`externalId` and `sessionTags` go with `roleArn`".to_owned()),
             (false, _) if self.eks_pod_identity => Err("`eksPodIdentity` goes with `identity: pod`".to_owned()),
-            (true, None) if self.eks_pod_identity => Ok(Acts::EksPodIdentity),
-            (true, None) => Ok(Acts::WebIdentity),
-            (false, None) => Ok(Acts::Agent),
-            (false, Some(role)) if role.tags.is_empty() => Ok(Acts::Role(role)),
-            (false, Some(role)) => Ok(Acts::Named(role)),
+            (true, None) if self.eks_pod_identity => Ok(Acts::For(Account::EksPodIdentity)),
+            (true, None) => Ok(Acts::For(Account::WebIdentity)),
+            (false, None) => Ok(Acts::Agent(None)),
+            (false, Some(role)) if role.tags.is_empty() => Ok(Acts::Agent(Some(role))),
+            (false, Some(role)) => Ok(Acts::For(Account::Named(role))),
         }
     }
 }
@@ -70,29 +76,36 @@ impl Place {
 /// As whom an account is asked.
 #[derive(Debug)]
 enum Acts {
-    /// With the agent's own credentials.
-    Agent,
-    /// In a role that the agent takes on.
-    Role(Role),
-    /// The same, which says for which service account.
+    /// With the agent's own credentials, or in a role that it takes on.
+    Agent(Option<Role>),
+    /// For a service account.
+    For(Account),
+}
+
+/// In which role a service is asked for a service account.
+#[derive(Debug)]
+enum Account {
+    /// In one that the agent takes on, saying for whom.
     Named(Role),
-    /// In the role that a pod's service account names.
+    /// In the one that the service account names.
     WebIdentity,
-    /// In the role that EKS knows for a pod's service account.
+    /// In the one that EKS knows for it.
     EksPodIdentity,
 }
 
-/// One account in one region, with a client `C` of one service.
+/// One account at AWS in one region, with a client `C` of one service.
 #[derive(Debug)]
-struct Account<C> {
+struct Service<C> {
     acts: Acts,
     own: Arc<Access<C>>,
     of_accounts: PerAccount<Access<C>>,
     /// Without a proxy, for what is on the node.
     direct: Http,
+    /// Where EKS Pod Identity listens.
+    eks: String,
 }
 
-impl<C: Clone> Account<C> {
+impl<C: Clone> Service<C> {
     /// Builds the client; makes no request. `variable` names the service's endpoint in the SDK's environment.
     async fn new(
         common: &Common,
@@ -117,48 +130,53 @@ impl<C: Clone> Account<C> {
         let source = Source::pick(|key| env(key).is_some(), place.imds).filter(|_| !common.by_pod);
         let mut sdk = configured(region, source, &common.http).await?;
         let mut remedy = Source::remedy(source).to_owned();
-        if let Acts::Role(role) = &acts {
-            let sts = aws_sdk_sts::Client::new(&sdk);
-            sdk = exchange::with(&sdk, Exchange::Role { sts, role: role.clone(), account: None });
+        if let Acts::Agent(Some(role)) = &acts {
+            sdk =
+                exchange::with(&sdk, Exchange::Role { sdk: Box::new(sdk.clone()), role: role.clone(), account: None });
             remedy = role.remedy();
         }
+        let eks = exchange::eks_endpoint();
+        if matches!(acts, Acts::For(Account::EksPodIdentity)) && !exchange::is_on_the_node(&eks) {
+            check_address(&eks, common.allow_insecure)
+                .map_err(|problem| format!("AWS_CONTAINER_CREDENTIALS_FULL_URI {problem}"))?;
+        }
         let own = Arc::new(Access::new(common.name.clone(), sdk, place.endpoint, client, remedy));
-        Ok(Self { acts, own, of_accounts: PerAccount::default(), direct: Http::direct()? })
+        Ok(Self { acts, own, of_accounts: PerAccount::default(), direct: Http::direct()?, eks })
     }
 
     fn acts_as(&self) -> ActsAs {
         match self.acts {
-            Acts::Agent | Acts::Role(_) => ActsAs::Agent,
-            Acts::Named(_) => ActsAs::Named,
-            Acts::WebIdentity | Acts::EksPodIdentity => ActsAs::Pod,
+            Acts::Agent(_) => ActsAs::Agent,
+            Acts::For(Account::Named(_)) => ActsAs::Named,
+            Acts::For(Account::WebIdentity | Account::EksPodIdentity) => ActsAs::Pod,
         }
     }
 
     /// A caller's way to the service.
     fn access(&self, caller: &Caller) -> Arc<Access<C>> {
-        match caller {
-            Caller::Agent => Arc::clone(&self.own),
-            Caller::ServiceAccount(account) => self.of_accounts.of(account, |weak| self.access_of(account, weak)),
+        match (&self.acts, caller) {
+            (Acts::For(by), Caller::ServiceAccount(account)) => {
+                self.of_accounts.of(account, |weak| self.access_of(by, account, weak))
+            }
+            _ => Arc::clone(&self.own),
         }
     }
 
-    fn access_of(&self, account: &ServiceAccount, weak: std::sync::Weak<ServiceAccount>) -> Access<C> {
-        let sdk = self.own.sdk();
-        let sts = aws_sdk_sts::Client::new(&sdk);
-        let subject = account.subject();
-        let (exchange, identity, remedy) = match &self.acts {
-            Acts::Agent | Acts::WebIdentity => {
-                let identity = account.annotation(ROLE_ARN).unwrap_or_default().to_owned();
-                let exchange = Exchange::WebIdentity { sts, account: weak };
-                (exchange, format!("{identity} ({subject})"), exchange::remedy_of(account, false))
-            }
-            Acts::Role(role) | Acts::Named(role) => {
+    fn access_of(&self, by: &Account, account: &ServiceAccount, weak: Weak<ServiceAccount>) -> Access<C> {
+        let (sdk, subject) = (self.own.sdk(), account.subject());
+        let (exchange, identity, remedy) = match by {
+            Account::Named(role) => {
                 let named = Named { namespace: account.namespace().to_string(), name: account.name().to_owned() };
-                let exchange = Exchange::Role { sts, role: role.clone(), account: Some(named) };
+                let exchange = Exchange::Role { sdk: Box::new(sdk.clone()), role: role.clone(), account: Some(named) };
                 (exchange, format!("{} (for {subject})", role.arn), role.remedy())
             }
-            Acts::EksPodIdentity => {
-                let (http, endpoint) = (self.direct.clone(), exchange::eks_endpoint());
+            Account::WebIdentity => {
+                let identity = account.annotation(ROLE_ARN).unwrap_or("no role");
+                let exchange = Exchange::WebIdentity { sts: aws_sdk_sts::Client::new(&sdk), account: weak };
+                (exchange, format!("{identity} ({subject})"), exchange::remedy_of(account, false))
+            }
+            Account::EksPodIdentity => {
+                let (http, endpoint) = (self.direct.clone(), self.eks.clone());
                 let exchange = Exchange::EksPodIdentity { http, endpoint, account: weak };
                 (exchange, format!("the EKS Pod Identity role of {subject}"), exchange::remedy_of(account, true))
             }

@@ -32,7 +32,7 @@ use super::{
         kind::{self, BuildError, Common, Reference, Store, check_characters, check_length, check_segments},
         pace::{Pace, Turn},
     },
-    Account, Place,
+    Place, Service,
     access::Access,
     exchange::Tag,
     failure::{Failed, Failure},
@@ -107,7 +107,7 @@ impl kind::Settings for Settings {
         let pace = Arc::new(Pace::new(self.requests_per_second));
         let Self { region, endpoint, imds, role_arn, external_id, session_tags, eks_pod_identity, .. } = *self;
         let place = Place { region, endpoint, imds, role_arn, external_id, session_tags, eks_pod_identity };
-        let account = Account::new(&common, place, "AWS_ENDPOINT_URL_SSM", client).await?;
+        let account = Service::new(&common, place, "AWS_ENDPOINT_URL_SSM", client).await?;
         let own = Line::new(Arc::clone(&account.own), Arc::clone(&pace), common.concurrency);
         let (concurrency, of_accounts) = (common.concurrency, PerAccount::default());
         Ok(Arc::new(ParameterStore { account, pace, concurrency, own: Arc::new(own), of_accounts }))
@@ -126,7 +126,7 @@ fn client(sdk: &SdkConfig, endpoint: Option<&str>) -> Client {
 /// One region of one account.
 #[derive(Debug)]
 struct ParameterStore {
-    account: Account<Client>,
+    account: Service<Client>,
     /// The quota is everybody's.
     pace: Arc<Pace>,
     concurrency: usize,
@@ -293,6 +293,8 @@ impl Asker {
     /// Keeps the pace that the store wants.
     fn note(&self, turn: Turn, failed: Option<&Failed>) {
         match failed {
+            // Of another service, for one caller.
+            Some(failed) if failed.is_of_an_exchange => {}
             Some(failed) if failed.failure == Failure::Throttled => self.pace.refused(turn),
             Some(failed) if failed.failure == Failure::Unavailable => {}
             _ => self.pace.answered(),
@@ -330,9 +332,9 @@ impl SecretProvider for ParameterStore {
         self.account.acts_as()
     }
 
-    fn drop_unused(&self) {
+    fn drop_unused(&self) -> usize {
         self.of_accounts.drop_unused();
-        self.account.of_accounts.drop_unused();
+        self.account.of_accounts.drop_unused()
     }
 
     async fn fetch(&self, remote: &RemoteRef, caller: &Caller) -> Result<SecretPayload, ProviderError> {

@@ -15,7 +15,7 @@ use super::{
         ActsAs, Caller, Presence, ProviderError, ProviderName, SecretProvider,
         kind::{self, BuildError, Common, Reference, Store, check_characters, check_length, check_segments},
     },
-    Account, Place,
+    Place, Service,
     exchange::Tag,
     failure::{Failed, Failure},
     name_in_arn,
@@ -77,7 +77,7 @@ impl kind::Settings for Settings {
     async fn build(self: Box<Self>, common: Common) -> Result<Arc<dyn SecretProvider>, BuildError> {
         let Self { region, endpoint, imds, role_arn, external_id, session_tags, eks_pod_identity } = *self;
         let place = Place { region, endpoint, imds, role_arn, external_id, session_tags, eks_pod_identity };
-        let account = Account::new(&common, place, "AWS_ENDPOINT_URL_SECRETS_MANAGER", client).await?;
+        let account = Service::new(&common, place, "AWS_ENDPOINT_URL_SECRETS_MANAGER", client).await?;
         Ok(Arc::new(SecretsManager(account)))
     }
 }
@@ -93,7 +93,7 @@ fn client(sdk: &SdkConfig, endpoint: Option<&str>) -> Client {
 
 /// One region of one account.
 #[derive(Debug)]
-struct SecretsManager(Account<Client>);
+struct SecretsManager(Service<Client>);
 
 impl SecretsManager {
     async fn get(&self, client: Client, remote: &RemoteRef) -> Result<GetSecretValueOutput, Failed> {
@@ -121,8 +121,8 @@ impl SecretProvider for SecretsManager {
         self.0.acts_as()
     }
 
-    fn drop_unused(&self) {
-        self.0.of_accounts.drop_unused();
+    fn drop_unused(&self) -> usize {
+        self.0.of_accounts.drop_unused()
     }
 
     async fn fetch(&self, remote: &RemoteRef, caller: &Caller) -> Result<SecretPayload, ProviderError> {

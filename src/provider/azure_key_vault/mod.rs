@@ -123,7 +123,7 @@ impl Auth {
                 workload_identity: Some(WorkloadIdentity { tenant_id, client_id: None, token_file: None }),
                 managed_identity: None,
                 client_secret: None,
-            } => Ok(tenant_id.or_else(|| std::env::var("AZURE_TENANT_ID").ok())),
+            } => Ok(tenant_id.or_else(|| std::env::var("AZURE_TENANT_ID").ok().filter(|tenant| !tenant.is_empty()))),
             _ => Err(format!(
                 "`identity: pod` goes with `auth: {{workloadIdentity: {{tenantId: ...}}}}` alone: service accounts name their \
                  application by the annotation {CLIENT_ID}"
@@ -224,7 +224,12 @@ impl KeyVault {
         let source: BoxError = refusal.to_string().into();
         let status = u16::from(refusal.status);
         match (status, refusal.code.as_str()) {
-            (429, _) => ProviderError::Throttled { provider, retry_after: refusal.retry_after, source },
+            (429, _) => {
+                // What the login says to one pod's application is for that alone.
+                let is_ones_own = refusal.at_login && self.pods.is_some();
+                let retry_after = refusal.retry_after.filter(|_| !is_ones_own);
+                ProviderError::Throttled { provider, retry_after, source }
+            }
             (408 | 500.., _) => ProviderError::Unavailable { provider, source },
             _ if refusal.at_login => credentials(source),
             (401, _) => credentials(source),
@@ -359,10 +364,8 @@ impl SecretProvider for KeyVault {
         if self.pods.is_some() { ActsAs::Pod } else { ActsAs::Agent }
     }
 
-    fn drop_unused(&self) {
-        if let Some(pods) = &self.pods {
-            pods.of_accounts.drop_unused();
-        }
+    fn drop_unused(&self) -> usize {
+        self.pods.as_ref().map_or(0, |pods| pods.of_accounts.drop_unused())
     }
 
     async fn fetch(&self, remote: &RemoteRef, caller: &Caller) -> Result<SecretPayload, ProviderError> {

@@ -316,9 +316,10 @@ impl SecretProvider for Vault {
         }
     }
 
-    fn drop_unused(&self) {
-        if let Sessions::OfPods { of_accounts, .. } = &self.sessions {
-            of_accounts.drop_unused();
+    fn drop_unused(&self) -> usize {
+        match &self.sessions {
+            Sessions::Own(_) => 0,
+            Sessions::OfPods { of_accounts, .. } => of_accounts.drop_unused(),
         }
     }
 

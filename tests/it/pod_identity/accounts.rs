@@ -10,7 +10,8 @@ use serde_json::json;
 
 use super::{account, by_pods, exchanges, next_second, requests, role, subject, uid};
 use crate::support::scene::annotation;
-use crate::support::store::{Fault, WEB_IDENTITY};
+use crate::support::store::{Fault, GET_PARAMETERS, WEB_IDENTITY};
+use crate::support::vault::{PODS, Vault};
 use crate::support::wait::eventually;
 
 const TOKENS: &str = "create serviceaccounts/token";
@@ -154,8 +155,22 @@ async fn credentials_go_with_the_last_pod_of_their_account() {
     scene.pod("other").service_account("other").asks(&path, "other").create().await;
     scene.namespace.wait_for_secret("other").await;
     assert_eq!(exchanges(&scene.store), 2);
+    scene.wait_for_metric("jasm_service_accounts 1").await;
     ask("fourth").await;
     assert_eq!(exchanges(&scene.store), 3, "nothing was left of it");
+    scene.wait_for_metric("jasm_service_accounts 2").await;
+    // One that was there when its last pod went, as a fetch under way has it.
+    let gate = scene.store.hold(&path);
+    let held = scene.pod("held").service_account("app").asks(&path, "held").create().await;
+    gate.held(1).await;
+    for name in ["fourth", "other"] {
+        let pods: Api<k8s_openapi::api::core::v1::Pod> = scene.namespace.api();
+        let pod = pods.get(name).await.expect("a pod");
+        scene.namespace.delete_pod(&pod).await;
+    }
+    scene.namespace.delete_pod(&held).await;
+    gate.release();
+    scene.wait_for_metric("jasm_service_accounts 0").await;
 }
 
 #[tokio::test]
@@ -182,6 +197,106 @@ async fn a_role_that_is_taken_away_and_given_back_is_told_and_used_again() {
     next_second().await;
     scene.pod("web-3").service_account("app").asks(&path, "app-3").create().await;
     scene.namespace.wait_for_data("app-2", [("A", "1")]).await;
+}
+
+/// Tokens are bound to a pod of the account that is there.
+#[tokio::test]
+async fn while_pods_of_an_account_come_and_go_the_others_are_served_and_told_nothing_else() {
+    let scene = by_pods().await;
+    account(&scene, "app").await;
+    // So that each fetch is an exchange.
+    scene.store.set_lifetime(Duration::from_secs(1));
+    let path = scene.store.seed("path", r#"{"A":"1"}"#).await;
+    for number in 0..10 {
+        let name = format!("stays-{number}");
+        let passing =
+            scene.pod(&format!("passes-{number}")).service_account("app").asks(&path, &format!("passes-{number}"));
+        let (stays, passes) =
+            tokio::join!(scene.pod(&name).service_account("app").asks(&path, &name).create(), passing.create());
+        scene.namespace.delete_pod(&passes).await;
+        scene.namespace.wait_for_data(&name, [("A", "1")]).await;
+        let told: Vec<_> =
+            scene.namespace.wait_for_events(&stays, 1).await.into_iter().map(|event| event.reason).collect();
+        assert_eq!(told, [Some("SecretSyncSuccess".to_owned())]);
+    }
+}
+
+#[tokio::test]
+async fn a_role_that_is_changed_is_that_of_the_pods_that_come_after() {
+    let scene = by_pods().await;
+    account(&scene, "app").await;
+    let path = scene.store.seed("path", r#"{"A":"nobody's"}"#).await;
+    let before = role(&format!("{}-app", scene.namespace.name()));
+    let after = role(&format!("{}-after", scene.namespace.name()));
+    scene.store.trust(&after, &subject(&scene, "app"));
+    for (holder, value) in [(&before, "before"), (&after, "after")] {
+        scene.store.put_for(holder, &path, &json!({"A": value}).to_string());
+    }
+    scene.pod("one").service_account("app").asks(&path, "one").create().await;
+    scene.namespace.wait_for_data("one", [("A", "before")]).await;
+    super::annotate(&scene, "app", json!({super::ROLE_ARN: after})).await;
+    scene.pod("two").service_account("app").asks(&path, "two").create().await;
+    scene.namespace.wait_for_data("two", [("A", "after")]).await;
+}
+
+/// Names of parameters go out together, but never those of two accounts.
+#[tokio::test]
+async fn parameters_of_two_accounts_are_asked_for_by_each_alone() {
+    let scene = crate::support::scene::Scene::pod_identity(|builder, store| {
+        store.trust("unused", "unused");
+        let ssm = json!({"name": "aws-ssm", "kind": "aws-ssm", "region": "us-east-1", "allowInsecure": true, "identity": "pod"});
+        super::instance(builder, json!({"identity": "pod"})).providers(&json!({"providers": [ssm]}).to_string())
+    })
+    .await;
+    let sides = ["left", "right"];
+    for side in sides {
+        account(&scene, side).await;
+    }
+    scene.store.fail(GET_PARAMETERS, Fault::Slow(Duration::from_millis(200)));
+    let asks = (0..40).map(|number| {
+        let (scene, side) = (&scene, sides[number % 2]);
+        async move {
+            let (name, path) = (format!("{side}-{number}"), crate::support::unique(&format!("/{side}/p")));
+            scene.store.put_parameter(&path, &name, "SecureString").await;
+            let request = json!({"provider": "aws-ssm", "path": path, "secretName": name}).to_string();
+            scene.pod(&name).service_account(side).request(&request).create().await;
+            scene.namespace.wait_for_data(&name, [("value", name.as_str())]).await;
+            let wanted = role(&format!("{}-{side}", scene.namespace.name()));
+            assert_eq!(scene.store.holders(&path), [wanted]);
+        }
+    });
+    join_all(asks).await;
+    let calls = scene.store.calls(GET_PARAMETERS);
+    assert!(calls < 40, "{calls} calls for 40 names: they go out together");
+}
+
+/// Each account logs in for itself, and its token is nobody else's.
+#[tokio::test]
+async fn two_accounts_have_each_a_token_of_their_own_at_vault() {
+    let surroundings = crate::support::surroundings::Surroundings::pod_identity().await;
+    let vault = Vault::start(surroundings).await;
+    let scene = crate::support::scene::Scene::pod_identity(|builder, _| {
+        let auth = json!({"kubernetes": {"role": PODS}});
+        let vault = json!({"name": "vault", "kind": "vault", "address": vault.url(), "allowInsecure": true, "identity": "pod", "auth": auth});
+        builder.providers(&json!({"providers": [vault]}).to_string())
+    })
+    .await;
+    let path = vault.seed("prod/shared", json!({"A": "1"})).await;
+    for name in ["left", "right"] {
+        scene.namespace.service_account(name).await;
+    }
+    let asks = (0..20).map(|number| {
+        let (scene, side, path) = (&scene, ["left", "right"][number % 2], &path);
+        async move {
+            let name = format!("{side}-{number}");
+            let request = json!({"provider": "vault", "path": path, "secretName": name}).to_string();
+            scene.pod(&name).service_account(side).request(&request).create().await;
+            scene.namespace.wait_for_data(&name, [("A", "1")]).await;
+        }
+    });
+    join_all(asks).await;
+    let tokens: std::collections::BTreeSet<String> = vault.credentials(&path).into_iter().collect();
+    assert_eq!(tokens.len(), 2, "one login for each account");
 }
 
 #[tokio::test]

@@ -35,6 +35,18 @@ async fn eks_pod_identity_is_asked_once_for_each_account_with_a_token_of_it() {
     scene.namespace.wait_for_data("two", [("A", "two")]).await;
 }
 
+#[tokio::test]
+async fn where_nothing_of_eks_listens_on_the_node_that_is_told() {
+    let scene = Scene::pod_identity(|builder, _| {
+        instance(builder, json!({"identity": "pod", "eksPodIdentity": true}))
+            .env("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://127.0.0.1:9/v1/credentials")
+    })
+    .await;
+    let pod = scene.pod("web").asks("a/b", "app").create().await;
+    let note = scene.namespace.wait_for_event(&pod, "SecretFetchFailed").await.note.unwrap_or_default();
+    assert!(note.contains("that the Pod Identity agent runs on the node"), "{note}");
+}
+
 /// Without any right to tokens.
 #[tokio::test]
 async fn an_instance_takes_on_a_role_of_its_own() {

@@ -15,7 +15,8 @@ async fn without_the_right_to_tokens_the_component_is_named() {
     let path = scene.store.seed("path", r#"{"A":"1"}"#).await;
     let pod = scene.pod("web").asks(&path, "app").create().await;
     let note = scene.namespace.wait_for_event(&pod, "SecretFetchFailed").await.note.unwrap_or_default();
-    assert!(note.contains("an operator has to apply rbac/pod-identity"), "{note}");
+    let subject = subject(&scene, "default");
+    assert!(note.contains("an operator has to apply rbac/pod-identity") && note.contains(&subject), "{note}");
     assert_eq!(scene.store.calls(&path), 0, "nothing is asked as anybody else");
 }
 

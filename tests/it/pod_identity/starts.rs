@@ -54,6 +54,7 @@ async fn settings_that_contradict_each_other_end_the_start_and_are_named() {
             "not for --mode central",
         ),
         ("pods and a role", by_pod(of(json!({"roleArn": role}))), "direct", "`roleArn` is not for `identity: pod`"),
+        ("pods and the node's role", by_pod(of(json!({"imds": true}))), "direct", "`imds` is not for `identity: pod`"),
         ("tags without a role", of(json!({"sessionTags": ["namespace"]})), "direct", "go with `roleArn`"),
         ("an id without a role", of(json!({"externalId": "x"})), "direct", "go with `roleArn`"),
         ("EKS without pods", of(json!({"eksPodIdentity": true})), "direct", "goes with `identity: pod`"),

@@ -1,6 +1,7 @@
 //! What the right to tokens is worth to a thief of the agent's token, and what a store is shown.
 
-use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec, TokenReview, TokenReviewSpec};
+use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::PostParams;
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
@@ -44,6 +45,10 @@ async fn the_agents_token_gets_tokens_for_stores_alone_bound_to_a_pod_and_for_te
         if code == 403 && said.contains(policy) { Ok(()) } else { Err(said) }
     })
     .await;
+    // Of the agent's account, and of no pod.
+    let unbound = unbound_client(&scene).await;
+    let (code, said) = ask(&unbound, own, "app", good.clone()).await;
+    assert!(code == 403 && said.contains("the agent's token is not bound to a pod on a node"), "{code} {said}");
     let secret = json!({"apiVersion": "v1", "kind": "Secret", "name": "x", "uid": "x"});
     for (case, namespace, account, spec, want) in [
         (
@@ -90,6 +95,24 @@ async fn the_agents_token_gets_tokens_for_stores_alone_bound_to_a_pod_and_for_te
         let request = http::Request::get(path).body(kube::client::Body::empty()).expect("a request");
         assert_eq!(client.send(request).await.expect("an answer").status().as_u16(), 403, "{what}");
     }
+}
+
+/// A client with a token of the agent's account that is bound to nothing.
+async fn unbound_client(scene: &crate::support::scene::Scene) -> kube::Client {
+    let accounts: Api<ServiceAccount> = Api::namespaced(scene.surroundings.admin().await, "jasm-system");
+    let request = TokenRequest {
+        spec: TokenRequestSpec { expiration_seconds: Some(3600), ..TokenRequestSpec::default() },
+        ..TokenRequest::default()
+    };
+    let reply = accounts.create_token_request("jasm-agent", &PostParams::default(), &request).await.expect("a token");
+    let folder = scene.surroundings.folder(&crate::support::unique("unbound"));
+    let (file, token_file) = (folder.join("kubeconfig"), folder.join("token"));
+    std::fs::write(&token_file, reply.status.expect("a token").token).expect("written");
+    let of_node = std::fs::read_to_string(scene.builder.node().kubeconfig()).expect("a kubeconfig");
+    let mut config: Value = serde_json::from_str(&of_node).expect("JSON");
+    config["users"][0]["user"]["tokenFile"] = json!(token_file);
+    std::fs::write(&file, config.to_string()).expect("written");
+    scene.surroundings.client(&file).await
 }
 
 #[tokio::test]
