@@ -33,7 +33,7 @@ use self::{
     evidence::{Answer, Suspicions, believed},
     lease::Election,
     lists::Lister,
-    plan::{Listed, Orphan, Why, is_a_wave},
+    plan::{Listed, Orphan, Replicas, Why, is_a_wave},
     remove::{Judgement, Remover},
     report::Teller,
 };
@@ -170,8 +170,21 @@ impl Janitor {
         // That there is none at all is no word about any.
         let missing = if masters.is_empty() { BTreeSet::new() } else { missing };
         let taken = taken(&missing, memory, self.config.confirm_after);
-        let mut findings = Findings { all_masters: sources.len(), ..Findings::default() };
-        for orphan in replicas.orphans(&gone, &taken) {
+        let mut findings = self.judged(replicas.orphans(&gone, &taken)).await;
+        findings.all_masters = sources.len();
+        let unused = findings.orphans.iter().filter(|(orphan, _)| !orphan.in_use).count();
+        findings.known = replicas.in_use() + unused;
+        findings.without_master = self.without_master(&replicas, &missing, &findings).await;
+        let goes = |master: &Listed| gone.contains(&master.source) && recorded.contains(master.source.as_str());
+        findings.masters = masters.iter().filter(|master| goes(master)).cloned().collect();
+        findings.doubt = replicas.doubt().filter(|_| !taken.is_empty()).map(str::to_owned);
+        Ok(findings)
+    }
+
+    /// Which of these are there, as they are said to be.
+    async fn judged(&self, orphans: Vec<Orphan>) -> Findings {
+        let mut findings = Findings::default();
+        for orphan in orphans {
             match self.remover.judge(&orphan).await {
                 Ok(Judgement::Orphan(state)) => findings.orphans.push((orphan, state)),
                 Ok(Judgement::Gone) => {}
@@ -179,15 +192,22 @@ impl Janitor {
                 Err(error) => findings.kept.push((orphan, chain(&*error))),
             }
         }
-        let unused = findings.orphans.iter().filter(|(orphan, _)| !orphan.in_use).count();
-        findings.known = replicas.in_use() + unused;
-        let mut without_master = replicas.used(&missing);
-        without_master.extend(findings.taken_sources());
-        findings.without_master = without_master.len();
-        let goes = |master: &Listed| gone.contains(&master.source) && recorded.contains(master.source.as_str());
-        findings.masters = masters.iter().filter(|master| goes(master)).cloned().collect();
-        findings.doubt = replicas.doubt().filter(|_| !taken.is_empty()).map(str::to_owned);
-        Ok(findings)
+        findings
+    }
+
+    /// How many sources of `missing` have a replica that goes or that pods ask for: so many as make a wave, if it is one. A pod
+    /// remembers a replica that went: so one of each is looked at.
+    async fn without_master(&self, replicas: &Replicas, missing: &BTreeSet<&str>, findings: &Findings) -> usize {
+        let mut sources: HashSet<String> = findings.taken_sources().map(str::to_owned).collect();
+        for orphan in replicas.used(missing) {
+            if is_a_wave(sources.len(), findings.all_masters + sources.len()) {
+                break;
+            }
+            if !sources.contains(&orphan.source) && !matches!(self.remover.judge(&orphan).await, Ok(Judgement::Gone)) {
+                sources.insert(orphan.source);
+            }
+        }
+        sources.len()
     }
 
     /// The sources that are gone for the store, which said so now and before.
@@ -198,7 +218,10 @@ impl Janitor {
             let failed = failures.entry(instance.clone()).or_default();
             let said = match *failed {
                 // It is in trouble, and the agents ask it, too.
-                PATIENCE.. => Presence::Unknown,
+                PATIENCE.. => {
+                    answers.push(Answer { instance, said: Presence::Unknown, at: Instant::now() });
+                    continue;
+                }
                 _ => match self.presence(source).await {
                     Err(retry) if retry.is_trouble() => {
                         *failed += 1;

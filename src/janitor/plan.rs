@@ -140,28 +140,33 @@ impl Replicas {
 
     /// The replicas whose source is `gone`, or whose master was `taken` and that no pod asks for.
     pub(super) fn orphans(&self, gone: &HashSet<String>, taken: &HashSet<String>) -> Vec<Orphan> {
-        let orphan = |((namespace, name, kind), seen): (&Object, &Seen)| {
-            let in_use = self.in_use.contains(&(namespace.clone(), name.clone()));
-            let is_unused = !in_use && !self.may_be_more.contains(namespace) && self.doubt.is_none();
-            let why = match (gone.contains(&seen.source), taken.contains(&seen.source)) {
-                (true, _) => Why::SourceGone,
-                (false, true) if is_unused => Why::MasterTaken,
-                _ => return None,
-            };
-            let (namespace, name) = (namespace.clone(), SecretName::checked(name.clone())?);
-            let (states, source) = (seen.states.clone(), seen.source.clone());
-            Some(Orphan { kind: *kind, namespace, name, states, source, why, in_use })
+        let orphan = |(object, seen): (&Object, &Seen)| {
+            let is_unused = !self.is_used(object) && !self.may_be_more.contains(&object.0) && self.doubt.is_none();
+            match (gone.contains(&seen.source), taken.contains(&seen.source)) {
+                (true, _) => self.orphan(object, seen, Why::SourceGone),
+                (false, true) if is_unused => self.orphan(object, seen, Why::MasterTaken),
+                _ => None,
+            }
         };
         self.seen.iter().filter_map(orphan).collect()
     }
 
-    /// Sources of `these` from which a replica is made that a pod asks for.
-    pub(super) fn used<'a>(&self, these: &BTreeSet<&'a str>) -> BTreeSet<&'a str> {
-        let used = self
-            .seen
-            .iter()
-            .filter(|((namespace, name, _), _)| self.in_use.contains(&(namespace.clone(), name.clone())));
-        used.filter_map(|(_, seen)| these.get(seen.source.as_str()).copied()).collect()
+    /// Replicas of these sources, whose masters are missing, that a pod asks for.
+    pub(super) fn used(&self, missing: &BTreeSet<&str>) -> Vec<Orphan> {
+        let is_one = |(object, seen): &(&Object, &Seen)| self.is_used(object) && missing.contains(seen.source.as_str());
+        let used = self.seen.iter().filter(is_one);
+        used.filter_map(|(object, seen)| self.orphan(object, seen, Why::MasterTaken)).collect()
+    }
+
+    fn is_used(&self, (namespace, name, _): &Object) -> bool {
+        self.in_use.contains(&(namespace.clone(), name.clone()))
+    }
+
+    fn orphan(&self, object: &Object, seen: &Seen, why: Why) -> Option<Orphan> {
+        let (namespace, name, kind) = object.clone();
+        let (states, source) = (seen.states.clone(), seen.source.clone());
+        let in_use = self.is_used(object);
+        Some(Orphan { kind, namespace, name: SecretName::checked(name)?, states, source, why, in_use })
     }
 
     /// How many pods ask for, of all nodes.
@@ -308,7 +313,8 @@ mod tests {
             replicas.add(RecordEntry::Replica(replica(name, source, "1", in_use)), true, |source| source == "s");
         }
         assert_eq!((replicas.sources(), replicas.in_use()), (BTreeSet::from(["s"]), 2));
-        assert_eq!(replicas.used(&BTreeSet::from(["s", "t"])), BTreeSet::from(["s"]));
+        let used = replicas.used(&BTreeSet::from(["s", "t"]));
+        assert_eq!(used.iter().map(|one| (one.name.as_str(), one.in_use)).collect::<Vec<_>>(), [("a", true)]);
     }
 
     #[test]
