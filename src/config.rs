@@ -96,7 +96,7 @@ struct JanitorFlags {
     /// Deletions in a minute, at most: 1 to 600
     #[arg(long, env = "JASM_JANITOR_MAX_PER_MINUTE", value_name = "N", default_value = "10")]
     max_per_minute: String,
-    /// Delete also where more than a fifth of all replicas became orphans at once
+    /// Delete also where more than a fifth of all replicas, or of an instance's sources, are gone at once
     #[arg(long, env = "JASM_JANITOR_ALLOW_WAVES")]
     allow_waves: bool,
     /// The labels of nodes that run an agent: each of them must have an up-to-date record before a replica counts as asked for by no

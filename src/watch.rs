@@ -124,7 +124,10 @@ fn observe(context: &Context, event: &watcher::Result<Event<PodView>>) {
             progress.forget(pod.uid());
             context.registry.drop_unused();
         }
-        Err(error) => tracing::warn!(error = %chain(error), "the watch on pods failed; it begins anew with backoff"),
+        Err(error) => {
+            progress.watch_failed();
+            tracing::warn!(error = %chain(error), "the watch on pods failed; it begins anew with backoff");
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{
     Findings, Janitor, Memory, by_source,
     plan::{Listed, Orphan, Why},
-    remove::Removed,
+    remove::{Judgement, Removed},
 };
 use crate::{
     error::{BoxError, chain},
@@ -17,6 +17,8 @@ use crate::{
 
 /// How old the lists may be on which a replica counts as asked for by no pod.
 const MINUTE: Duration = Duration::from_secs(60);
+/// After a master's deletion, until the records say what was made from it to the last: agents write every two seconds.
+const RECORDED: Duration = Duration::from_secs(5);
 /// For one deletion, well within what the lease leaves.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -24,14 +26,46 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 type Unused = Option<(Instant, HashSet<Orphan>)>;
 
 impl Janitor {
-    /// One after the other, at most so many a minute; a source's master when none of its replicas is left.
+    /// Source by source, at most so many deletions a minute: its replicas, and then its masters, where none of its replicas is left.
     ///
     /// # Errors
     /// Where masters or records cannot be read any more.
     pub(super) async fn clean_up(&self, findings: Findings, memory: &mut Memory) -> Result<(), BoxError> {
+        if !self.may_go(&findings) {
+            return Ok(());
+        }
+        let (mut unused, mut ended) = (None, HashSet::new());
+        for (source, of) in findings.by_source() {
+            let mut is_whole = true;
+            for (orphan, state) in of.replicas {
+                if !self.election.is_mine() {
+                    return Ok(());
+                }
+                is_whole &= self.replica(orphan, state, &mut unused, memory).await?;
+            }
+            for master in of.masters.into_iter().filter(|_| is_whole) {
+                if !self.is_still_gone(source, memory).await {
+                    break;
+                }
+                if !self.election.is_mine() {
+                    return Ok(());
+                }
+                if self.master(master).await {
+                    ended.insert(source.to_owned());
+                }
+            }
+        }
+        self.returned(&ended, memory).await
+    }
+
+    /// Says what was found, and whether it may go.
+    fn may_go(&self, findings: &Findings) -> bool {
         let is_wave = findings.is_a_wave() && !self.config.allow_waves;
-        self.metrics.janitor(findings.orphans.len(), is_wave);
+        self.metrics.janitor(findings.orphans.len(), is_wave || !findings.not_believed.is_empty());
         findings.kept.iter().for_each(|(orphan, reason)| stays(orphan, reason));
+        for reason in findings.not_believed.iter().chain(&findings.unanswered) {
+            tracing::warn!(reason, "of what an instance does not say, or is not believed to be so, nothing goes");
+        }
         if let Some(doubt) = &findings.doubt {
             tracing::warn!(
                 reason = doubt,
@@ -48,36 +82,60 @@ impl Janitor {
                 "so many became orphans that this looks like a mistake: nothing is deleted; look at `jasm-agent janitor \
                  --dry-run`, and allow it with --allow-waves"
             );
+        }
+        !is_wave
+    }
+
+    /// Deletes a replica; says whether it is gone.
+    async fn replica(
+        &self,
+        orphan: &Orphan,
+        state: &Stored,
+        unused: &mut Unused,
+        memory: &mut Memory,
+    ) -> Result<bool, BoxError> {
+        let outcome = match self.still(orphan, unused, memory).await? {
+            false => Ok(Removed::Kept("what made it an orphan is not so any more, or not known now".to_owned())),
+            true if !self.election.is_mine() => Ok(Removed::Kept("the lease was lost".to_owned())),
+            true => in_time(self.remover.replica(orphan, state)).await,
+        };
+        let outcome = match outcome {
+            // Perhaps it went, and only the answer was lost.
+            Err(error) => match self.remover.judge(orphan).await {
+                Ok(Judgement::Gone) => Ok(Removed::Deleted),
+                _ => Err(error),
+            },
+            outcome => outcome,
+        };
+        match outcome {
+            Ok(Removed::Gone) => return Ok(true),
+            Ok(Removed::Deleted) => {
+                self.deleted(orphan, state).await;
+                return Ok(true);
+            }
+            Ok(Removed::Kept(reason)) => stays(orphan, &reason),
+            Err(error) => {
+                stays(orphan, &chain(&*error));
+                tokio::time::sleep(self.config.between_deletions()).await;
+            }
+        }
+        Ok(false)
+    }
+
+    /// Replicas that an agent made from a master just before that was deleted. Nothing makes them from then on.
+    async fn returned(&self, ended: &HashSet<String>, memory: &mut Memory) -> Result<(), BoxError> {
+        if ended.is_empty() {
             return Ok(());
         }
-        let (mut unused, mut kept) = (None, findings.kept_sources());
-        for (orphan, state) in &findings.orphans {
-            let outcome = match self.still(orphan, &mut unused, memory).await? {
-                false => Ok(Removed::Kept("what made it an orphan is not so any more".to_owned())),
-                true if !self.election.is_mine() => return Ok(()),
-                true => in_time(self.remover.replica(orphan, state)).await,
-            };
-            match outcome {
-                Ok(Removed::Deleted) => self.deleted(orphan, state).await,
-                Ok(Removed::Gone) => {}
-                Ok(Removed::Kept(reason)) => {
-                    stays(orphan, &reason);
-                    kept.insert(&orphan.source);
+        tokio::time::sleep(RECORDED).await;
+        let replicas = self.lister.replicas(|source| ended.contains(source)).await?;
+        for orphan in replicas.orphans(ended, &HashSet::new()) {
+            if let Ok(Judgement::Orphan(state)) = self.remover.judge(&orphan).await {
+                if !self.election.is_mine() {
+                    return Ok(());
                 }
-                Err(error) => {
-                    stays(orphan, &chain(&*error));
-                    kept.insert(&orphan.source);
-                }
+                self.replica(&orphan, &state, &mut None, memory).await?;
             }
-        }
-        for master in findings.masters_without(&kept) {
-            if !self.is_still_gone(&master.source, memory).await {
-                continue;
-            }
-            if !self.election.is_mine() {
-                return Ok(());
-            }
-            self.master(master).await;
         }
         Ok(())
     }
@@ -99,7 +157,7 @@ impl Janitor {
     }
 
     async fn is_still_gone(&self, source: &str, memory: &mut Memory) -> bool {
-        let is_gone = self.presence(source).await == Ok(Presence::Absent);
+        let is_gone = matches!(self.presence(source).await, Ok(Presence::Absent));
         if !is_gone {
             memory.gone.clear(source);
         }
@@ -115,7 +173,8 @@ impl Janitor {
         tokio::time::sleep(self.config.between_deletions()).await;
     }
 
-    async fn master(&self, master: &Listed) {
+    /// Says whether it was deleted.
+    async fn master(&self, master: &Listed) -> bool {
         let (name, source) = (master.name.as_str(), master.source.as_str());
         match in_time(self.remover.master(self.namespace.as_str(), master)).await {
             Ok(Removed::Deleted) => {
@@ -123,10 +182,12 @@ impl Janitor {
                 tracing::info!(master = name, source, "deleted: its source is gone, and so are its replicas");
                 self.teller.master_deleted(self.namespace.as_str(), master).await;
                 tokio::time::sleep(self.config.between_deletions()).await;
+                return true;
             }
             Ok(other) => tracing::warn!(master = name, source, outcome = ?other, "a master was not deleted"),
             Err(error) => tracing::warn!(master = name, source, error = chain(&*error), "a master was not deleted"),
         }
+        false
     }
 }
 

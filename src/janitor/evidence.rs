@@ -1,7 +1,7 @@
 //! What shows that a source is gone, or that a master was taken away on purpose. Pure; by a clock that only goes forward.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     time::Duration,
 };
 
@@ -49,31 +49,37 @@ pub(super) struct Answer {
     pub(super) at: Instant,
 }
 
-/// Instances whose word counts in this round: one source at least was found, and no more than a fifth of them (or five) are absent.
-/// One that lacks nearly everything is as likely the wrong one: another region or account, an empty copy, a store that was
-/// restored from nothing. `allowed`: how many are absent does not matter.
-pub(super) fn believed(answers: &[Answer], allowed: bool) -> HashSet<&str> {
-    let mut counts: HashMap<&str, (usize, usize)> = HashMap::new();
-    for answer in answers {
-        let (there, absent) = counts.entry(&answer.instance).or_default();
-        *there += usize::from(answer.said == Presence::There);
-        *absent += usize::from(answer.said == Presence::Absent);
+/// What an instance said of all its sources in one round.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Said {
+    pub(super) there: usize,
+    /// Those of which replicas are on record: of others nothing would go.
+    pub(super) absent: usize,
+}
+
+impl Said {
+    /// Whether its word counts: one source at least was found, and no more than a fifth of them (or five) are absent. One that
+    /// lacks nearly everything is as likely the wrong one: another region or account, an empty copy, a store that was restored from
+    /// nothing. `allowed`: how many are absent does not matter.
+    pub(super) fn is_believed(self, allowed: bool) -> bool {
+        self.there > 0 && (allowed || !is_a_wave(self.absent, self.there + self.absent))
     }
-    let is_believed = |(there, absent): (usize, usize)| there > 0 && (allowed || !is_a_wave(absent, there + absent));
-    let all = counts.into_iter();
-    all.filter_map(|(instance, count)| {
-        if count.1 > 0 && !is_believed(count) {
-            let (there, absent) = count;
-            tracing::warn!(
-                instance,
-                there,
-                absent,
-                "so many sources are said to be absent that the instance is not believed"
-            );
-        }
-        is_believed(count).then_some(instance)
-    })
-    .collect()
+
+    /// Whether that keeps something from going.
+    pub(super) fn is_doubted(self, allowed: bool) -> bool {
+        self.absent > 0 && !self.is_believed(allowed)
+    }
+}
+
+/// What each instance said. `is_recorded`: by the place of the answer.
+pub(super) fn said_by(answers: &[Answer], is_recorded: impl Fn(usize) -> bool) -> BTreeMap<&str, Said> {
+    let mut by_instance: BTreeMap<&str, Said> = BTreeMap::new();
+    for (place, answer) in answers.iter().enumerate() {
+        let said = by_instance.entry(&answer.instance).or_default();
+        said.there += usize::from(answer.said == Presence::There);
+        said.absent += usize::from(answer.said == Presence::Absent && is_recorded(place));
+    }
+    by_instance
 }
 
 #[cfg(test)]
@@ -141,7 +147,13 @@ mod tests {
             of("wrong", absent, 6),
         ]
         .concat();
-        assert_eq!(believed(&answers, false), HashSet::from(["full"]));
-        assert_eq!(believed(&answers, true), HashSet::from(["full", "wrong"]), "but never an empty one");
+        let not_believed = |allowed: bool, is_recorded: fn(usize) -> bool| {
+            let said = said_by(&answers, is_recorded).into_iter().filter(|(_, said)| said.is_doubted(allowed));
+            said.map(|(instance, _)| instance).collect::<Vec<_>>()
+        };
+        assert_eq!(not_believed(false, |_| true), ["empty", "wrong"]);
+        assert_eq!(not_believed(true, |_| true), ["empty"], "never an empty one");
+        let one_less = |place: usize| place != 30;
+        assert_eq!(not_believed(false, one_less), ["empty"], "of one of the absent nothing is on record");
     }
 }

@@ -58,7 +58,8 @@ impl Lister {
     /// Whatever part could not be read.
     pub(super) async fn replicas(&self, wanted: impl Fn(&str) -> bool) -> Result<Replicas, BoxError> {
         let there = self.nodes_by("").await?;
-        let mut unheard = self.nodes_by(&self.nodes).await?;
+        let selected = self.nodes_by(&self.nodes).await?;
+        let mut heard = HashSet::new();
         let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), self.namespace.as_str());
         let mut pages = std::pin::pin!(pages(api, RECORD, RECORDS));
         let mut replicas = Replicas::default();
@@ -66,18 +67,18 @@ impl Lister {
             for record in page {
                 let node = record.annotations().get(NODE).cloned().unwrap_or_default();
                 let is_silent = self.is_silent(&record);
-                if !is_silent {
-                    unheard.remove(&node);
-                }
                 // Of a node that is gone, what it knew of replicas is still of use.
                 let counts = !is_silent || there.contains(&node);
+                if !is_silent {
+                    heard.insert(node);
+                }
                 // One by one, so that never all of them are held as they are written.
                 for (key, text) in record.data.iter().flatten() {
                     replicas.add(RecordEntry::read(key, text), counts, &wanted);
                 }
             }
         }
-        replicas.without_record(unheard);
+        replicas.heard_of(&heard, &selected, &there);
         Ok(replicas)
     }
 

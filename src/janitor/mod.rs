@@ -30,7 +30,7 @@ pub use report::table;
 pub use start::{dry_run, run};
 
 use self::{
-    evidence::{Answer, Suspicions, believed},
+    evidence::{Answer, Said, Suspicions, said_by},
     lease::Election,
     lists::Lister,
     plan::{Listed, Orphan, Replicas, Why, is_a_wave},
@@ -40,10 +40,10 @@ use self::{
 use crate::{
     clock::ApiClock,
     config::JanitorConfig,
-    error::{BoxError, Retry, chain},
+    error::{BoxError, chain},
     masters::MastersNamespace,
     metrics::Metrics,
-    provider::{Presence, Registry},
+    provider::{Presence, ProviderError, Registry},
     request::RemoteRef,
     target::Stored,
 };
@@ -70,6 +70,8 @@ pub struct Janitor {
 struct Memory {
     gone: Suspicions,
     taken: Suspicions,
+    /// The sources of all replicas on record, as of the last round.
+    recorded: Option<HashSet<String>>,
 }
 
 /// What a round found. Everything in it was looked at.
@@ -83,8 +85,12 @@ pub struct Findings {
     masters: Vec<Listed>,
     /// How many replicas pods ask for, or are orphans.
     known: usize,
-    /// How many masters there are.
+    /// How many sources have masters.
     all_masters: usize,
+    /// Instances whose word does not count, each with what they said.
+    not_believed: Vec<String>,
+    /// Instances that gave no word about some of their sources, each with why.
+    unanswered: Vec<String>,
     /// How many sources lack their master, of those from which something is made that is in use or an orphan.
     without_master: usize,
     /// Why no replica counts as asked for by no pod.
@@ -135,7 +141,10 @@ impl Janitor {
                 Ok(()) => self.metrics.janitor_was_through(),
                 // What was suspected before was not spoken against.
                 Err(error) => {
-                    tracing::warn!(error = chain(&*error), "masters and records could not be read: nothing is deleted");
+                    tracing::warn!(
+                        error = chain(&*error),
+                        "masters, records or nodes could not be read: nothing more is deleted"
+                    );
                 }
             }
             tokio::time::sleep(self.config.every).await;
@@ -157,7 +166,7 @@ impl Janitor {
     async fn look(&self, memory: &mut Memory) -> Result<Findings, BoxError> {
         let before = self.lister.masters().await?;
         let sources_before = by_source(&before);
-        let gone = self.gone(&sources_before, memory).await;
+        let Gone { sources: gone, not_believed, unanswered } = self.gone(&sources_before, memory).await;
         // That may have taken long: what is there and what pods ask for by now counts.
         let masters = self.lister.masters().await?;
         let sources = by_source(&masters);
@@ -165,12 +174,14 @@ impl Janitor {
         let gone: HashSet<String> = gone.into_iter().filter(is_unchanged).collect();
         let is_wanted = |source: &str| gone.contains(source) || !sources.contains_key(source);
         let replicas = self.lister.replicas(is_wanted).await?;
+        memory.recorded = Some(replicas.recorded().clone());
         let recorded = replicas.sources();
         let missing = recorded.iter().copied().filter(|source| !sources.contains_key(source)).collect();
         // That there is none at all is no word about any.
         let missing = if masters.is_empty() { BTreeSet::new() } else { missing };
         let taken = taken(&missing, memory, self.config.confirm_after);
         let mut findings = self.judged(replicas.orphans(&gone, &taken)).await;
+        (findings.not_believed, findings.unanswered) = (not_believed, unanswered);
         findings.all_masters = sources.len();
         let unused = findings.orphans.iter().filter(|(orphan, _)| !orphan.in_use).count();
         findings.known = replicas.in_use() + unused;
@@ -211,54 +222,85 @@ impl Janitor {
     }
 
     /// The sources that are gone for the store, which said so now and before.
-    async fn gone(&self, by_source: &BTreeMap<&str, Vec<Stored>>, memory: &mut Memory) -> HashSet<String> {
-        let (mut answers, mut failures): (Vec<Answer>, HashMap<String, u32>) = (Vec::new(), HashMap::new());
+    async fn gone(&self, by_source: &BTreeMap<&str, Vec<Stored>>, memory: &mut Memory) -> Gone {
+        let (answers, unanswered) = self.answers(by_source).await;
+        memory.gone.keep_only(&by_source.keys().copied().collect());
+        let places: Vec<&str> = by_source.keys().copied().collect();
+        let is_recorded =
+            |place: usize| memory.recorded.as_ref().is_none_or(|recorded| recorded.contains(places[place]));
+        let said = said_by(&answers, is_recorded);
+        let allowed = self.config.allow_waves;
+        let mut gone = HashSet::new();
+        for (place, ((source, masters), answer)) in by_source.iter().zip(&answers).enumerate() {
+            let is_believed = said.get(answer.instance.as_str()).is_some_and(|said| said.is_believed(allowed));
+            let is_absent = answer.said == Presence::Absent && is_recorded(place);
+            let suspected = (is_absent && is_believed).then_some(answer.at);
+            if memory.gone.note(source, suspected, masters, self.config.confirm_after) {
+                gone.insert((*source).to_owned());
+            }
+        }
+        let not_believed = said.into_iter().filter(|(_, said)| said.is_doubted(allowed));
+        let not_believed = not_believed.map(|(instance, Said { there, absent })| {
+            format!("{instance} is not believed: it says that {absent} sources are absent, and {there} there")
+        });
+        Gone { sources: gone, not_believed: not_believed.collect(), unanswered }
+    }
+
+    /// What the stores say of each source now, and of which instances some said nothing.
+    async fn answers(&self, by_source: &BTreeMap<&str, Vec<Stored>>) -> (Vec<Answer>, Vec<String>) {
+        let mut answers: Vec<Answer> = Vec::new();
+        let mut failures: HashMap<String, u32> = HashMap::new();
+        let mut unanswered: BTreeMap<String, (usize, String)> = BTreeMap::new();
         for source in by_source.keys() {
             let instance = source.split(':').nth(1).unwrap_or_default().to_owned();
             let failed = failures.entry(instance.clone()).or_default();
             let said = match *failed {
                 // It is in trouble, and the agents ask it, too.
                 PATIENCE.. => {
+                    unanswered.entry(instance.clone()).or_default().0 += 1;
                     answers.push(Answer { instance, said: Presence::Unknown, at: Instant::now() });
                     continue;
                 }
-                _ => match self.presence(source).await {
-                    Err(retry) if retry.is_trouble() => {
-                        *failed += 1;
-                        Presence::Unknown
-                    }
-                    said => {
-                        *failed = 0;
-                        said.unwrap_or(Presence::Unknown)
-                    }
-                },
+                _ => self.presence(source).await,
             };
+            *failed = match &said {
+                Err(error) if error.retry().is_trouble() => *failed + 1,
+                _ => 0,
+            };
+            let said = said.unwrap_or_else(|error| {
+                let (count, why) = unanswered.entry(instance.clone()).or_default();
+                (*count, *why) = (*count + 1, error.to_string());
+                Presence::Unknown
+            });
             answers.push(Answer { instance, said, at: Instant::now() });
             tokio::time::sleep(self.config.pause).await;
         }
-        let believed = believed(&answers, self.config.allow_waves);
-        memory.gone.keep_only(&by_source.keys().copied().collect());
-        let mut gone = HashSet::new();
-        for ((source, masters), answer) in by_source.iter().zip(&answers) {
-            let is_absent = answer.said == Presence::Absent && believed.contains(answer.instance.as_str());
-            let suspected = is_absent.then_some(answer.at);
-            if memory.gone.note(source, suspected, masters, self.config.confirm_after) {
-                gone.insert((*source).to_owned());
-            }
-        }
-        gone
+        let line = |(instance, (count, why))| format!("{instance} gave no word about {count} sources: {why}");
+        (answers, unanswered.into_iter().map(line).collect())
     }
 
     /// What the store says of a source now.
-    async fn presence(&self, source: &str) -> Result<Presence, Retry> {
+    async fn presence(&self, source: &str) -> Result<Presence, ProviderError> {
         let Some(remote) = RemoteRef::of_source_id(source, self.registry.catalogue()) else {
             return Ok(Presence::Unknown);
         };
-        self.registry.presence(&remote).await.map_err(|error| {
-            tracing::info!(source, error = chain(&error), "nothing is known of a source");
-            error.retry()
-        })
+        let said = self.registry.presence(&remote).await;
+        said.inspect_err(|error| tracing::info!(source, error = chain(error), "nothing is known of a source"))
     }
+}
+
+/// What stores say.
+struct Gone {
+    sources: HashSet<String>,
+    not_believed: Vec<String>,
+    unanswered: Vec<String>,
+}
+
+/// What goes of one source.
+#[derive(Default)]
+struct Of<'a> {
+    replicas: Vec<&'a (Orphan, Stored)>,
+    masters: Vec<&'a Listed>,
 }
 
 /// The states of each source's masters.
@@ -279,17 +321,25 @@ fn taken(without_master: &BTreeSet<&str>, memory: &mut Memory, apart: Duration) 
 }
 
 impl Findings {
-    /// Whether it is too much at once: of replicas, of masters, or of masters that are missing.
+    /// Whether it is too much at once: of replicas, of sources' masters, or of those that are missing.
     pub fn is_a_wave(&self) -> bool {
-        let masters = self.masters_without(&self.kept_sources()).count();
+        let kept = self.kept_sources();
+        let masters: HashSet<&str> = self.masters.iter().map(|master| master.source.as_str()).collect();
         is_a_wave(self.orphans.len(), self.known)
-            || is_a_wave(masters, self.all_masters)
+            || is_a_wave(masters.difference(&kept).count(), self.all_masters)
             || is_a_wave(self.without_master, self.all_masters + self.without_master)
     }
 
-    /// Masters that go: those of which no replica stays.
-    fn masters_without<'a>(&'a self, kept: &HashSet<&str>) -> impl Iterator<Item = &'a Listed> {
-        self.masters.iter().filter(|master| !kept.contains(master.source.as_str()))
+    /// What is to be done, source by source: its replicas, and its masters where no replica stays.
+    fn by_source(&self) -> BTreeMap<&str, Of<'_>> {
+        let (kept, mut by_source) = (self.kept_sources(), BTreeMap::<&str, Of<'_>>::new());
+        for orphan in &self.orphans {
+            by_source.entry(&orphan.0.source).or_default().replicas.push(orphan);
+        }
+        for master in self.masters.iter().filter(|master| !kept.contains(master.source.as_str())) {
+            by_source.entry(&master.source).or_default().masters.push(master);
+        }
+        by_source
     }
 
     fn kept_sources(&self) -> HashSet<&str> {

@@ -1,6 +1,6 @@
 //! Which replicas and masters are to go, and why. Pure; from complete lists alone.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet, btree_map::Entry};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, btree_map::Entry};
 
 use crate::{
     masters::{RecordEntry, Replica},
@@ -57,8 +57,10 @@ type Object = (String, String, ObjectKind);
 #[derive(Debug, Default)]
 pub(super) struct Replicas {
     seen: BTreeMap<Object, Seen>,
-    /// Namespace and name of each object that a pod asks for.
-    in_use: HashSet<(String, String)>,
+    /// Namespace and name of each object that a pod asks for; whether there is one.
+    in_use: HashMap<(String, String), bool>,
+    /// The sources of all replicas that there are.
+    recorded: HashSet<String>,
     /// Namespaces in which pods may ask for more.
     may_be_more: HashSet<String>,
     /// Why nobody knows what all pods ask for.
@@ -97,10 +99,14 @@ impl Replicas {
 
     fn add_replica(&mut self, replica: Replica, counts: bool, is_wanted: impl Fn(&str) -> bool) {
         let Replica { kind, namespace, name, stored, source, master: _, at, in_use } = replica;
+        let is_there = !stored.uid.is_empty();
         if in_use && counts {
-            self.in_use.insert((namespace.clone(), name.clone()));
+            *self.in_use.entry((namespace.clone(), name.clone())).or_default() |= is_there;
         }
-        if stored.uid.is_empty() || !is_wanted(&source) {
+        if is_there && !self.recorded.contains(&source) {
+            self.recorded.insert(source.clone());
+        }
+        if !is_there || !is_wanted(&source) {
             return;
         }
         match self.seen.entry((namespace, name, kind)) {
@@ -121,11 +127,23 @@ impl Replicas {
         }
     }
 
-    /// These nodes run an agent, and have no record that is up to date.
-    pub(super) fn without_record(&mut self, nodes: HashSet<String>) {
-        if let Some(one) = nodes.iter().min() {
-            self.doubt = Some(format!("of {} nodes, as {one}, there is no record that is up to date", nodes.len()));
+    /// Of which nodes there is a record that is up to date: it has to be so of each that is `selected`, and an agent that is `there`
+    /// elsewhere shows that these are not all that run one.
+    pub(super) fn heard_of(&mut self, heard: &HashSet<String>, selected: &HashSet<String>, there: &HashSet<String>) {
+        let silent: Vec<&String> = selected.difference(heard).collect();
+        let elsewhere = heard.iter().filter(|node| there.contains(*node) && !selected.contains(*node)).min();
+        if selected.is_empty() {
+            self.doubt = Some("no node has the labels of --nodes".to_owned());
+        } else if let Some(one) = silent.iter().min() {
+            self.doubt = Some(format!("of {} nodes, as {one}, there is no record that is up to date", silent.len()));
+        } else if let Some(one) = elsewhere {
+            self.doubt = Some(format!("node {one} runs an agent and has not the labels of --nodes"));
         }
+    }
+
+    /// The sources of all replicas that there are, wanted or not.
+    pub(super) fn recorded(&self) -> &HashSet<String> {
+        &self.recorded
     }
 
     /// Why nobody knows what all pods ask for.
@@ -159,7 +177,7 @@ impl Replicas {
     }
 
     fn is_used(&self, (namespace, name, _): &Object) -> bool {
-        self.in_use.contains(&(namespace.clone(), name.clone()))
+        self.in_use.contains_key(&(namespace.clone(), name.clone()))
     }
 
     fn orphan(&self, object: &Object, seen: &Seen, why: Why) -> Option<Orphan> {
@@ -169,9 +187,9 @@ impl Replicas {
         Some(Orphan { kind, namespace, name: SecretName::checked(name)?, states, source, why, in_use })
     }
 
-    /// How many pods ask for, of all nodes.
+    /// How many of those that there are pods ask for, of all nodes.
     pub(super) fn in_use(&self) -> usize {
-        self.in_use.len()
+        self.in_use.values().filter(|is_there| **is_there).count()
     }
 }
 
@@ -280,9 +298,16 @@ mod tests {
         assert_eq!(with(RecordEntry::Unreadable, true), []);
         assert_eq!(with(RecordEntry::Unreadable, false), orphan, "of a node that is gone");
         let mut silent = all(std::slice::from_ref(&unused));
-        silent.without_record(HashSet::from(["node-1".to_owned()]));
+        silent.heard_of(&set(&[]), &set(&["node-1"]), &set(&["node-1"]));
         assert_eq!(found(&silent, &[], &["s"]), []);
         assert!(silent.doubt().is_some_and(|doubt| doubt.contains("1 nodes, as node-1")));
+        for (selected, there, doubted) in
+            [(&["node-1"][..], &["node-1", "node-2"][..], true), (&["node-1"], &["node-1"], false), (&[], &[], true)]
+        {
+            let mut heard = all(std::slice::from_ref(&unused));
+            heard.heard_of(&set(&["node-1", "node-2"]), &set(selected), &set(there));
+            assert_eq!(heard.doubt().is_some(), doubted, "{selected:?} of {there:?}");
+        }
         assert_eq!(found(&silent, &["s"], &[]), [("a".to_owned(), Why::SourceGone)], "whoever asks for it");
     }
 

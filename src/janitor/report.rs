@@ -98,7 +98,8 @@ fn lines(findings: &Findings) -> impl Iterator<Item = [String; 4]> {
 pub fn table(findings: &Findings) -> String {
     let mut rows = vec![["what", "source", "why", "outcome"].map(str::to_owned)];
     rows.extend(lines(findings));
-    if rows.len() == 1 && findings.doubt.is_none() {
+    let notes: Vec<&String> = findings.not_believed.iter().chain(&findings.unanswered).collect();
+    if rows.len() == 1 && findings.doubt.is_none() && notes.is_empty() {
         return "nothing would go".to_owned();
     }
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
@@ -108,6 +109,9 @@ pub fn table(findings: &Findings) -> String {
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
     let mut text = rows.iter().map(line).collect::<Vec<_>>().join("\n");
+    for note in notes {
+        text.push_str(&format!("\n{note}"));
+    }
     if let Some(doubt) = &findings.doubt {
         text.push_str(&format!("\nreplicas whose masters are missing stay: {doubt}"));
     }

@@ -166,21 +166,27 @@ impl Records {
         self.replicas.retain(|_, replica| replica.in_use || !replica.stored.uid.is_empty());
         let unused = self.replicas.values().filter(|replica| !replica.in_use).count();
         self.forget_oldest(unused.saturating_sub(MAX_UNUSED));
-        self.about.is_cut = false;
-        loop {
-            // Texts and booleans are always JSON.
-            let entry = |replica: &Replica| (replica.entry(), serde_json::to_string(replica).unwrap_or_default());
-            let mut data: BTreeMap<String, String> = self.replicas.values().map(entry).collect();
-            if self.about != About::default() {
-                data.insert(ABOUT.to_owned(), serde_json::to_string(&self.about).unwrap_or_default());
-            }
-            if data.iter().map(|(key, text)| key.len() + text.len()).sum::<usize>() <= MAX_BYTES {
-                return data;
-            }
-            let unused = self.replicas.values().filter(|replica| !replica.in_use).count();
-            self.about.is_cut |= unused == 0;
-            self.forget_oldest(if unused == 0 { self.replicas.len().div_ceil(10) } else { unused.div_ceil(2) });
+        // Texts and booleans are always JSON.
+        let entry = |replica: &Replica| (replica.entry(), serde_json::to_string(replica).unwrap_or_default());
+        let size = |(key, text): &(String, String)| key.len() + text.len();
+        let mut entries: Vec<(bool, &String, (String, String))> =
+            self.replicas.values().map(|replica| (replica.in_use, &replica.at, entry(replica))).collect();
+        // First those that nobody uses go, and the oldest of each; all stay known here, or each time others would be left out.
+        entries.sort();
+        let mut left: usize = entries.iter().map(|(_, _, entry)| size(entry)).sum();
+        let most = MAX_BYTES - serde_json::to_string(&self.about).unwrap_or_default().len();
+        let first = entries.iter().position(|(_, _, entry)| {
+            let fits = left <= most;
+            left -= size(entry);
+            fits
+        });
+        let first = first.unwrap_or(entries.len());
+        self.about.is_cut = entries.iter().take(first).any(|(in_use, _, _)| *in_use);
+        let mut data: BTreeMap<String, String> = entries.into_iter().skip(first).map(|(_, _, entry)| entry).collect();
+        if self.about != About::default() {
+            data.insert(ABOUT.to_owned(), serde_json::to_string(&self.about).unwrap_or_default());
         }
+        data
     }
 
     /// First those that nobody uses.
@@ -263,8 +269,9 @@ mod tests {
         for (all, unused, is_cut) in [(500, 300, false), (1300, 100, false), (3000, 10, true)] {
             let all: Vec<Replica> =
                 (0..all).map(|number| replica(&named(number), number >= unused, &format!("{number:04}"))).collect();
-            let data = Records::read(&written(&all)).to_data();
-            assert!(size(&data) <= MAX_BYTES);
+            let mut records = Records::read(&written(&all));
+            let data = records.to_data();
+            assert!(size(&data) <= MAX_BYTES && records.to_data() == data, "the same each time");
             let about = data.get(ABOUT).map(|text| Entry::read(ABOUT, text));
             let want = is_cut.then(|| Entry::About(About { is_cut: true, ..About::default() }));
             assert_eq!(about, want, "{} of which {unused} are unused", all.len());

@@ -93,12 +93,12 @@ impl Masters {
         }
     }
 
-    /// Writes down which replicas the node has, once the pods that were there before the agent have had their turn.
+    /// Writes down which replicas the node has, while its pods are known: a record that is not written any more says so by its age.
     async fn keep_record(&self, progress: &Progress) {
         let (mut kept, mut written_at, mut is_failing) = (None, None::<Instant>, false);
         loop {
             tokio::time::sleep(RECORD_PAUSE).await;
-            if !progress.is_ready() {
+            if !progress.knows_pods() {
                 continue;
             }
             let is_due = written_at.is_none_or(|at| at.elapsed() >= RECORD_AGAIN);

@@ -101,7 +101,12 @@ pub struct Verdict {
 pub struct Progress {
     pods: Mutex<Pods>,
     inherits: bool,
+    /// When the watch on pods failed last.
+    failed_at: Mutex<Option<Instant>>,
 }
+
+/// A watch that did not fail for so long works: while it does not, it is tried again every minute at least.
+const WATCH_WORKS: Duration = Duration::from_secs(300);
 
 /// What is known of the annotation that a pod may inherit.
 #[derive(Debug, Clone)]
@@ -132,11 +137,12 @@ impl Pods {
     fn share(&mut self, namespace: &PodNamespace, request: &SecretRequest, holds: &Holds) {
         let neighbours = self.by_uid.values_mut().filter(|pod| pod.namespace == *namespace);
         for (ask, state) in neighbours.flat_map(|pod| pod.asks.iter_mut()) {
-            if let (Ok(other), State::Done(Some(held))) = (ask, state)
+            if let (Ok(other), State::Done(held @ Some(_))) = (ask, state)
                 && other.secret_name == request.secret_name
-                && held.kind == holds.kind
+                && held.as_ref().is_some_and(|held| held.kind == holds.kind)
             {
-                held.clone_from(holds);
+                // Under the name of one that asks for another source is not what that one was served with.
+                *held = (other.remote == request.remote).then(|| holds.clone());
             }
         }
     }
@@ -146,6 +152,17 @@ impl Progress {
     /// With nothing known. `inherits`: whether pods are served by the annotations of their workloads.
     pub fn new(inherits: bool) -> Self {
         Self { inherits, ..Self::default() }
+    }
+
+    /// The watch on pods failed; it is tried again.
+    pub fn watch_failed(&self) {
+        *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether the node's pods are known: those of the first list have had their turn, and the watch did not fail lately.
+    pub fn knows_pods(&self) -> bool {
+        let failed_at = *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner);
+        self.is_ready() && failed_at.is_none_or(|at| at.elapsed() >= WATCH_WORKS)
     }
 
     /// A list of all pods begins.
@@ -485,6 +502,15 @@ mod tests {
         let want = [("a", "2"), ("a", "2"), ("b", "1")].map(|(uid, version)| (uid.to_owned(), version.to_owned()));
         assert_eq!(held, want);
         assert_eq!(progress.left_behind(|_, known| known.version == "1"), 1, "the other one alone");
+        // A pod that asks for another source takes the name over: what the others were served with is not there any more.
+        let (pod, ask) = (pod("three", "Pending"), Ok(SecretRequest::for_test("aws", "other", "a")));
+        progress.applied(&pod);
+        let due = take(&progress, &pod, vec![ask], 0).remove(0);
+        progress.done(&pod, due, &served("3", "a"));
+        let of_a = progress.in_use().requests.into_iter().filter(|used| used.request.secret_name.as_str() == "a");
+        let mut of_a: Vec<_> = of_a.map(|used| (used.request.remote.path, used.holds.is_some())).collect();
+        of_a.sort();
+        assert_eq!(of_a, [("a", false), ("a", false), ("other", true)].map(|(path, held)| (path.to_owned(), held)));
     }
 
     #[tokio::test(start_paused = true)]

@@ -61,7 +61,7 @@ impl Stage {
         let all: Api<Namespace> = Api::all(surroundings.admin().await);
         let namespace = json!({"metadata": {"name": masters, "labels": {"jasm.codnod.io/masters": "true"}}});
         all.create(&PostParams::default(), &object(namespace)).await.expect("a namespace");
-        for roles in ["central/masters/role.yaml", "janitor/rights/roles.yaml"] {
+        for roles in ["central/masters/role.yaml", "janitor/masters/role.yaml"] {
             let text = std::fs::read_to_string(project().join("daemonset/components").join(roles)).expect("roles");
             let file = surroundings.folder(&unique("roles")).join("roles.yaml");
             std::fs::write(&file, text.replace("jasm-masters", &masters)).expect("roles");
@@ -166,7 +166,9 @@ impl Stage {
         command.env("JASM_MASTERS_NAMESPACE", &self.masters);
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command.arg("janitor").args(["--every", "1s", "--confirm-after", "2s"]).args(more);
-        command.args(["--nodes", &format!("jasm-test/masters={}", self.masters)]);
+        if !more.contains(&"--nodes") {
+            command.args(["--nodes", &format!("jasm-test/masters={}", self.masters)]);
+        }
         if !more.contains(&"--max-per-minute") {
             command.args(["--max-per-minute", "600"]);
         }

@@ -279,7 +279,7 @@ async fn without_its_records_its_rights_or_its_policy_nothing_goes() {
     ] {
         let outage = proxy.fail(Match::new("GET", &lists), Trouble::Refused(refusal));
         let janitor = stage.janitor_by(&kubeconfig, &[]);
-        janitor.says(&["could not be read: nothing is deleted"]).await;
+        janitor.says(&["could not be read: nothing more is deleted"]).await;
         still_there("masters or records that cannot be read", &janitor).await;
         drop(janitor);
         outage.heal();
@@ -360,6 +360,22 @@ async fn masters_that_are_missing_take_nothing_while_it_is_not_known_what_pods_a
     stage.gone("taken").await;
     drop(janitor);
     nodes.delete(&silent.name_any(), &DeleteParams::default()).await.expect("deleted");
+}
+
+/// As after a rename of a label: no node has to have a record then.
+#[tokio::test]
+async fn labels_that_no_node_has_take_nothing() {
+    let stage = Stage::set().await;
+    stage.replica("witness").await;
+    let path = stage.scene.store.seed("taken", r#"{"A":"1"}"#).await;
+    let pod = stage.asked(&path, "taken").await;
+    stage.recorded(&["taken"]).await;
+    stage.scene.namespace.delete_pod(&pod).await;
+    stage.take_master(&path).await;
+    let janitor = stage.janitor(&["--nodes", "jasm-test/masters=nobodys"]);
+    janitor.says(&["no node has the labels of --nodes"]).await;
+    tokio::time::sleep(LONG).await;
+    assert!(stage.scene.namespace.secret("taken").await.is_some(), "{}", janitor.text());
 }
 
 /// As if somebody had emptied the namespace, or restored it without them.
