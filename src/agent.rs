@@ -146,6 +146,7 @@ fn context(parts: &Parts, config: &Config, client: Client, clock: Arc<ApiClock>,
             Mode::Direct => &[ObjectKind::Secret],
             Mode::Central => &[ObjectKind::Secret, ObjectKind::ConfigMap],
         },
+        tokens: parts.registry.acts_as_pods(),
     };
     let seen = Arc::new(SeenClock::default());
     let targets = Targets::new(
@@ -167,7 +168,7 @@ fn context(parts: &Parts, config: &Config, client: Client, clock: Arc<ApiClock>,
         values: ByteBudget::for_values(),
         policy: Arc::clone(&parts.policy),
         registry: Arc::clone(&parts.registry),
-        service_accounts: ServiceAccounts::new(client.clone(), &config.node_name),
+        service_accounts: ServiceAccounts::new(client.clone(), &config.node_name, Arc::clone(&parts.changes)),
         workload_annotations: reads.then(|| WorkloadAnnotations::new(client)),
         targets,
         reporter,

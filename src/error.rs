@@ -208,6 +208,7 @@ impl SyncError {
                 ProviderError::AccessDenied { .. } => "FetchAccessDenied",
                 ProviderError::Credentials { .. } => "FetchCredentials",
                 ProviderError::Throttled { .. } => "FetchThrottled",
+                ProviderError::Login { .. } => "FetchLogin",
                 ProviderError::Unavailable { .. } => "FetchUnavailable",
                 ProviderError::Invalid { .. } => "FetchInvalid",
             },
@@ -276,6 +277,7 @@ mod tests {
             },
             ProviderError::Credentials { provider: provider(), remedy: "check the role".into(), source: source() },
             ProviderError::Throttled { provider: provider(), retry_after: None, source: source() },
+            ProviderError::Login { provider: provider(), problem: "x", retry_after: None, source: source() },
             ProviderError::Unavailable { provider: provider(), source: source() },
             ProviderError::Invalid { provider: provider(), path: path(), problem: "p", source: Some(source()) },
         ]
@@ -375,7 +377,7 @@ mod tests {
     fn only_trouble_that_passes_is_retried_fast() {
         for error in provider_errors() {
             assert_eq!(error.retry() == Retry::Transient, error.result() == "unavailable", "{error}");
-            let throttled = matches!(error.result(), "credentials" | "throttled");
+            let throttled = matches!(error.result(), "credentials" | "throttled" | "login");
             assert_eq!(error.retry() == Retry::Throttled, throttled, "{error}");
         }
         let busy = |code| TargetError::Busy { target: "a/b".into(), code, source: FOREIGN.into() }.retry();

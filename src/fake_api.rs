@@ -106,6 +106,7 @@ impl Scene {
             own_namespace: "jasm-system".into(),
             freshness: Duration::ZERO,
             kinds: &[ObjectKind::Secret],
+            tokens: false,
         };
         let clock = Arc::new(ApiClock::default());
         let context = Context {
@@ -116,7 +117,7 @@ impl Scene {
                     .expect("a registry"),
             ),
             masters: None,
-            service_accounts: ServiceAccounts::new(client.clone(), "node-1"),
+            service_accounts: ServiceAccounts::new(client.clone(), "node-1", Arc::clone(&changes)),
             workload_annotations: None,
             targets: Targets::new(
                 client,

@@ -32,6 +32,9 @@ use crate::{
     workload_annotations::{Inherited, WorkloadAnnotations},
 };
 
+/// How old what is known of a pod's account may be when the pod asks for something for the first time.
+const ACCOUNT_HOLDS: Duration = Duration::from_secs(60);
+
 /// What the steps share.
 pub struct Context {
     /// Who may have what.
@@ -215,17 +218,21 @@ impl Context {
             ActsAs::Pod => {
                 let is_first = due.failures == 0 && !due.hangs && due.edited_at.is_none();
                 // It may have been mended since; but first whatever was known then has to have had its time.
-                if let Some(known) = self.progress.account(pod).filter(|_| due.failures > 0) {
+                if let Some(known) = self.progress.account(pod).filter(|_| due.failures > 0)
+                    && self.service_accounts.is_current(&known).await
+                {
                     let known = admitted.clone().by(Caller::ServiceAccount(known));
                     if let Some(error) = self.registry.stands_in_the_way(&known, pod.reference_time()) {
                         return Err(error.into());
                     }
                 }
-                let since = if is_first { due.seen_at } else { Instant::now() };
+                let now = Instant::now();
+                let since = if is_first { due.seen_at.max(now.checked_sub(ACCOUNT_HOLDS).unwrap_or(now)) } else { now };
                 let found = self.service_accounts.of(pod, since).await;
                 found.map_err(|error| {
                     let (provider, remedy) = (provider.clone(), error.to_string().into());
-                    let error = ProviderError::Credentials { provider, remedy, source: error.into() };
+                    let error =
+                        ProviderError::Credentials { provider, remedy, source: crate::error::chain(&*error).into() };
                     SyncError::Provider(FetchError::answered(Arc::new(error), None))
                 })?
             }

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use crate::{
+    changes::Changes,
     error::BoxError,
     pod::{PodNamespace, PodView},
 };
@@ -52,6 +53,8 @@ pub struct ServiceAccount {
 struct Proof {
     uid: String,
     annotations: BTreeMap<&'static str, String>,
+    /// Those that stand there as what they cannot be.
+    malformed: Vec<&'static str>,
     client: Client,
     /// Pods that asked, by name and UID, the last one at the end: tokens are bound to one that is there.
     pods: Mutex<VecDeque<(String, String)>>,
@@ -113,6 +116,14 @@ pub enum TokenError {
         #[source]
         source: BoxError,
     },
+    /// One of the account's annotations cannot be what it says.
+    #[error("annotation {annotation} of service account {subject} is not of the form that it must have: correct it")]
+    Malformed {
+        /// Whose.
+        subject: String,
+        /// Which.
+        annotation: &'static str,
+    },
     /// The account or its pod is gone, or another one has taken its name.
     #[error("{subject} or its pod is not there any more, or is another one now; the agent retries with backoff")]
     Gone {
@@ -169,10 +180,18 @@ impl ServiceAccount {
         self.proof.as_ref()?.annotations.get(name).map(String::as_str)
     }
 
+    /// Which of these the account has in a form that it cannot have: that is not the same as not having it.
+    pub fn malformed(&self, annotations: &[&'static str]) -> Option<&'static str> {
+        let malformed = &self.proof.as_ref()?.malformed;
+        malformed.iter().copied().find(|name| annotations.contains(name))
+    }
+
     /// All of those, in one text.
     pub fn claims(&self) -> String {
         let claims = self.proof.iter().flat_map(|proof| &proof.annotations);
-        claims.map(|(name, value)| format!("{name}={value}\n")).collect()
+        let claims = claims.map(|(name, value)| format!("{name}={value}\n"));
+        let malformed = self.proof.iter().flat_map(|proof| &proof.malformed).map(|name| format!("{name}!\n"));
+        claims.chain(malformed).collect()
     }
 
     /// A token of it, bound to its pod that asked last, for this audience alone; it holds ten minutes.
@@ -284,20 +303,38 @@ fn claim(name: &'static str, value: &str) -> Option<String> {
     is_one.then(|| value.to_owned())
 }
 
-type Slot = Arc<tokio::sync::Mutex<Option<(Instant, Weak<ServiceAccount>)>>>;
+type Slot = Arc<tokio::sync::Mutex<Looked>>;
+
+/// What became of the last look at an account.
+#[derive(Default)]
+struct Looked {
+    found: Option<(Instant, Weak<ServiceAccount>)>,
+    failed: Option<(Instant, Arc<TokenError>)>,
+}
+
+/// How long a look that failed answers all who ask.
+const FAILURE_STANDS: Duration = Duration::from_secs(1);
 
 /// Looks up accounts, once for all pods that ask together.
 pub struct ServiceAccounts {
     client: Client,
     node: String,
+    changes: Arc<Changes>,
     /// By namespace, name, and whether it can prove who it is.
     slots: Mutex<HashMap<(PodNamespace, String, bool), Slot>>,
 }
 
 impl ServiceAccounts {
-    /// For the pods of `node`.
-    pub fn new(client: Client, node: &str) -> Self {
-        Self { client, node: node.to_owned(), slots: Mutex::default() }
+    /// For the pods of `node`. That an account is another than before is announced as one of the `changes`.
+    pub fn new(client: Client, node: &str, changes: Arc<Changes>) -> Self {
+        Self { client, node: node.to_owned(), changes, slots: Mutex::default() }
+    }
+
+    /// Whether nobody has seen the account otherwise since.
+    pub async fn is_current(&self, account: &Arc<ServiceAccount>) -> bool {
+        let slot = self.slot(&account.namespace, &account.name, account.is_proven());
+        let known = slot.lock().await;
+        known.found.as_ref().and_then(|(_, known)| known.upgrade()).is_some_and(|known| Arc::ptr_eq(&known, account))
     }
 
     /// The account of a pod by its name alone; the same one for all of its pods. Makes no request.
@@ -305,11 +342,11 @@ impl ServiceAccounts {
         let namespace = pod.namespace();
         let slot = self.slot(&namespace, &pod.service_account, false);
         let mut known = slot.lock().await;
-        if let Some(account) = known.as_ref().and_then(|(_, account)| account.upgrade()) {
+        if let Some(account) = known.found.as_ref().and_then(|(_, account)| account.upgrade()) {
             return account;
         }
         let account = ServiceAccount::named(namespace, &pod.service_account);
-        *known = Some((Instant::now(), Arc::downgrade(&account)));
+        known.found = Some((Instant::now(), Arc::downgrade(&account)));
         account
     }
 
@@ -317,25 +354,32 @@ impl ServiceAccounts {
     ///
     /// # Errors
     /// [`TokenError`].
-    pub async fn of(&self, pod: &PodView, since: Instant) -> Result<Arc<ServiceAccount>, TokenError> {
+    pub async fn of(&self, pod: &PodView, since: Instant) -> Result<Arc<ServiceAccount>, Arc<TokenError>> {
         let (namespace, name) = (pod.namespace(), pod.service_account.clone());
         let subject = format!("system:serviceaccount:{namespace}:{name}");
         if pod.node() != Some(self.node.as_str()) {
-            return Err(TokenError::Gone { subject, source: "the pod is not on this node".into() });
+            return Err(Arc::new(TokenError::Gone { subject, source: "the pod is not on this node".into() }));
         }
         let slot = self.slot(&namespace, &name, true);
         let mut known = slot.lock().await;
-        let before = known.as_ref().and_then(|(at, account)| Some((*at, account.upgrade()?)));
+        let before = known.found.as_ref().and_then(|(at, account)| Some((*at, account.upgrade()?)));
         let account = match before {
             Some((at, account)) if at >= since => account,
             before => {
+                if let Some((_, error)) = known.failed.as_ref().filter(|(at, _)| at.elapsed() < FAILURE_STANDS) {
+                    return Err(Arc::clone(error));
+                }
                 let at = Instant::now();
-                let read = Arc::new(self.read(namespace, &name, &subject).await?);
-                let account = match before {
-                    Some((_, account)) if is_same(&account, &read) => account,
-                    _ => read,
-                };
-                *known = Some((at, Arc::downgrade(&account)));
+                let read = self.read(namespace, &name, &subject).await.map_err(Arc::new);
+                known.failed = read.as_ref().err().map(|error| (Instant::now(), Arc::clone(error)));
+                let read = Arc::new(read?);
+                let is_another = before.as_ref().is_some_and(|(_, account)| !is_same(account, &read));
+                let account = before.map(|(_, account)| account).filter(|_| !is_another).unwrap_or(read);
+                known.found = Some((at, Arc::downgrade(&account)));
+                if is_another {
+                    // Pods that were refused as what it was.
+                    self.changes.announce();
+                }
                 account
             }
         };
@@ -360,10 +404,14 @@ impl ServiceAccounts {
                 return Err(TokenError::Unanswered { subject: subject.to_owned(), source: elapsed.into() });
             }
         };
-        let of_ours = |key: &'static str| Some((key, claim(key, found.metadata.annotations.as_ref()?.get(key)?)?));
+        let text = |key: &str| found.metadata.annotations.as_ref()?.get(key);
+        let of_ours = |key: &'static str| Some((key, claim(key, text(key)?)?));
+        let annotations: BTreeMap<_, _> = [ROLE_ARN, CLIENT_ID, TENANT_ID].into_iter().filter_map(of_ours).collect();
+        let is_malformed = |key: &&str| text(key).is_some() && !annotations.contains_key(key);
         let proof = Proof {
             uid: found.metadata.uid.clone().unwrap_or_default(),
-            annotations: [ROLE_ARN, CLIENT_ID, TENANT_ID].into_iter().filter_map(of_ours).collect(),
+            malformed: [ROLE_ARN, CLIENT_ID, TENANT_ID].into_iter().filter(is_malformed).collect(),
+            annotations,
             client: self.client.clone(),
             pods: Mutex::default(),
         };
@@ -374,8 +422,9 @@ impl ServiceAccounts {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         // Those that nobody asks about, and whose pods are gone.
         slots.retain(|_, slot| {
-            let lives = |known: &Option<(Instant, Weak<ServiceAccount>)>| {
-                known.as_ref().is_some_and(|(_, account)| account.strong_count() > 0)
+            let lives = |known: &Looked| {
+                let is_used = known.found.as_ref().is_some_and(|(_, account)| account.strong_count() > 0);
+                is_used || known.failed.as_ref().is_some_and(|(at, _)| at.elapsed() < FAILURE_STANDS)
             };
             Arc::strong_count(slot) > 1 || slot.try_lock().is_ok_and(|known| lives(&known))
         });
@@ -384,9 +433,7 @@ impl ServiceAccounts {
 }
 
 fn is_same(one: &ServiceAccount, other: &ServiceAccount) -> bool {
-    let parts =
-        |account: &ServiceAccount| account.proof.as_ref().map(|proof| (proof.uid.clone(), proof.annotations.clone()));
-    parts(one) == parts(other)
+    (one.uid(), one.claims()) == (other.uid(), other.claims())
 }
 
 #[cfg(test)]
@@ -424,7 +471,7 @@ mod tests {
         let service = tower::service_fn(|_: http::Request<kube::client::Body>| async {
             Err::<http::Response<kube::client::Body>, BoxError>("somebody was asked".into())
         });
-        let accounts = ServiceAccounts::new(Client::new(service, "jasm-system"), "node-1");
+        let accounts = ServiceAccounts::new(Client::new(service, "jasm-system"), "node-1", Arc::default());
         let pod = |node: &str| -> PodView {
             let pod =
                 serde_json::json!({"metadata": {"name": "web", "namespace": "team-a"}, "spec": {"nodeName": node}});
@@ -432,10 +479,10 @@ mod tests {
         };
         let error = accounts.of(&pod("node-2"), Instant::now()).await.expect_err("another node's");
         assert!(
-            matches!(&error, TokenError::Gone { source, .. } if source.to_string().contains("not on this node")),
+            matches!(&*error, TokenError::Gone { source, .. } if source.to_string().contains("not on this node")),
             "{error}"
         );
         let error = accounts.of(&pod("node-1"), Instant::now()).await.expect_err("asked");
-        assert!(matches!(error, TokenError::Unanswered { .. }), "{error}");
+        assert!(matches!(*error, TokenError::Unanswered { .. }), "{error}");
     }
 }

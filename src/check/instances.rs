@@ -15,8 +15,9 @@ pub(super) fn table(validated: &[Validated]) -> String {
     let mut troubles = String::new();
     for Validated { name, kind, outcome, took } in validated {
         let (reached, identity) = match outcome {
-            Ok(identity) if identity.is_empty() => ("yes", "unknown"),
-            Ok(identity) => ("yes", identity.as_str()),
+            Ok(None) => ("not tried", "each pod's service account"),
+            Ok(Some(identity)) if identity.is_empty() => ("yes", "unknown"),
+            Ok(Some(identity)) => ("yes", identity.as_str()),
             Err(_) => ("no", "-"),
         };
         let took = format!("{} ms", took.as_millis());

@@ -73,6 +73,18 @@ pub enum ActsAs {
     Pod,
 }
 
+impl ActsAs {
+    /// Whether this caller is of the kind.
+    pub(super) fn is_by(self, caller: &Caller) -> bool {
+        match (self, caller) {
+            (Self::Agent, Caller::Agent) => true,
+            (Self::Named, Caller::ServiceAccount(_)) => true,
+            (Self::Pod, Caller::ServiceAccount(account)) => account.is_proven(),
+            (Self::Agent, Caller::ServiceAccount(_)) | (Self::Named | Self::Pod, Caller::Agent) => false,
+        }
+    }
+}
+
 /// What is kept at a store for each service account: a session, credentials, a client. It must not hold the account itself: it
 /// goes with the account's last pod on the node.
 #[derive(Debug)]

@@ -71,6 +71,19 @@ pub enum ProviderError {
         #[source]
         source: BoxError,
     },
+    /// Whoever gives out credentials for this caller (STS, EKS Pod Identity, Entra ID) gave none now. The store itself was not asked.
+    #[error("{provider} was not asked: whoever gives out credentials for it {problem}; the agent retries with backoff")]
+    Login {
+        /// The instance that was to be asked.
+        provider: ProviderName,
+        /// What it did.
+        problem: &'static str,
+        /// How long it wants to be left alone, where it says so.
+        retry_after: Option<Duration>,
+        /// What it said.
+        #[source]
+        source: BoxError,
+    },
     /// No answer, or a server error.
     #[error("{provider} did not answer; the agent retries with backoff")]
     Unavailable {
@@ -106,7 +119,7 @@ impl ProviderError {
         match self {
             Self::NotFound { .. } | Self::Unreadable { .. } => Retry::Absent,
             Self::AccessDenied { .. } | Self::Invalid { .. } => Retry::Denied,
-            Self::Credentials { .. } | Self::Throttled { .. } => Retry::Throttled,
+            Self::Credentials { .. } | Self::Throttled { .. } | Self::Login { .. } => Retry::Throttled,
             Self::Unavailable { .. } => Retry::Transient,
         }
     }
@@ -119,6 +132,7 @@ impl ProviderError {
             Self::AccessDenied { .. } => "access_denied",
             Self::Credentials { .. } => "credentials",
             Self::Throttled { .. } => "throttled",
+            Self::Login { .. } => "login",
             Self::Unavailable { .. } => "unavailable",
             Self::Invalid { .. } => "invalid",
         }

@@ -79,12 +79,15 @@ pub trait SecretProvider: fmt::Debug + Send + Sync {
     /// [`ProviderError`], as of a fetch.
     async fn warm_up(&self) -> Result<String, ProviderError>;
 
-    /// The same, and whether the store itself is reached, for `jasm-agent check`. Reads no secret.
+    /// The same, and whether the store itself is reached, for `jasm-agent check`. Reads no secret. `None` where that takes a pod.
     ///
     /// # Errors
     /// [`ProviderError`], as of a fetch.
-    async fn validate(&self) -> Result<String, ProviderError> {
-        self.warm_up().await
+    async fn validate(&self) -> Result<Option<String>, ProviderError> {
+        match self.acts_as() {
+            ActsAs::Pod => Ok(None),
+            ActsAs::Agent | ActsAs::Named => self.warm_up().await.map(Some),
+        }
     }
 
     /// Keeps credentials from running out while nobody asks; gives the time until it is to be called again, or nothing

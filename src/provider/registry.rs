@@ -80,8 +80,8 @@ pub struct Validated {
     pub name: ProviderName,
     /// Its kind.
     pub kind: Kind,
-    /// As whom the store knows the agent, or why it was not reached.
-    pub outcome: Result<String, ProviderError>,
+    /// As whom the store knows the agent, or why it was not reached; `None` where it was not tried, since that takes a pod.
+    pub outcome: Result<Option<String>, ProviderError>,
     /// How long that took.
     pub took: Duration,
 }
@@ -93,7 +93,7 @@ impl Instance {
         Self { kind, adapter: built.adapter, slots, circuit, throttle, payloads: ByteBudget::for_payloads() }
     }
 
-    async fn validate(&self) -> Result<String, ProviderError> {
+    async fn validate(&self) -> Result<Option<String>, ProviderError> {
         let validated = tokio::time::timeout(TIMEOUT, self.adapter.validate());
         validated.await.unwrap_or_else(|_| Err(no_answer(self.adapter.name())))
     }
@@ -170,6 +170,11 @@ impl Registry {
     /// As whom an instance asks its store.
     pub fn acts_as(&self, provider: &ProviderName) -> ActsAs {
         self.instances.get(provider).map(|instance| instance.adapter.acts_as()).unwrap_or_default()
+    }
+
+    /// Whether an instance asks its store as each pod's service account.
+    pub fn acts_as_pods(&self) -> bool {
+        self.instances.values().any(|instance| instance.adapter.acts_as() == ActsAs::Pod)
     }
 
     /// Drops what stores gave for service accounts of which no pod is left on the node; gives the number of what is left.
@@ -320,6 +325,11 @@ impl Ask {
     /// Credentials and value together have the time of one answer.
     async fn asked(&self) -> Result<SecretPayload, ProviderError> {
         let adapter = &self.instance.adapter;
+        if !adapter.acts_as().is_by(&self.caller) {
+            let (provider, path) = (adapter.name().clone(), self.key.remote.path.clone());
+            let problem = "it was asked as somebody else than it acts as, which is a mistake in the agent";
+            return Err(ProviderError::Invalid { provider, path, problem, source: None });
+        }
         let fetched = adapter.fetch(&self.key.remote, &self.caller);
         tokio::time::timeout(TIMEOUT, fetched).await.unwrap_or_else(|_| Err(no_answer(adapter.name())))
     }

@@ -1,5 +1,6 @@
-//! A store that says how long it wants to be left alone is left alone so long, by all. Whose credentials it refuses leaves it alone
-//! for a moment: each source that he asks for would be another login. That is his trouble, and nobody else's.
+//! A store that says how long it wants to be left alone is left alone so long, by all. Who gets no credentials for it, or such that
+//! it refuses, leaves it alone for a moment: each source that he asks for would be another login. That is his trouble, and nobody
+//! else's.
 
 use std::{
     collections::HashMap,
@@ -11,7 +12,7 @@ use tokio::time::Instant;
 
 use super::{FetchError, Identity, ProviderError};
 
-/// After refused credentials, doubled by each further refusal.
+/// After a login that gave nothing, or refused credentials; doubled by each further one.
 const REFUSED: Duration = Duration::from_secs(1);
 const REFUSED_LONGEST: Duration = Duration::from_secs(30);
 /// However long it says.
@@ -59,6 +60,9 @@ impl Throttle {
         match outcome {
             Ok(_) => drop(state.refused.remove(identity)),
             Err(error) => match **error {
+                // Asked together with the one that was refused first.
+                ProviderError::Credentials { .. } | ProviderError::Login { .. }
+                    if state.refused.get(identity).is_some_and(|(_, pause)| now < pause.until) => {}
                 ProviderError::Throttled { retry_after: Some(after), .. } => {
                     let until = now + after.min(LONGEST);
                     // One that was under way with a longer word says nothing new.
@@ -66,15 +70,22 @@ impl Throttle {
                         state.by_all = Some(Pause { until, error: Arc::clone(error) });
                     }
                 }
-                ProviderError::Credentials { .. } => {
+                ProviderError::Credentials { .. } | ProviderError::Login { .. } => {
                     let times = state.refused.get(identity).map_or(0, |(times, _)| *times) + 1;
-                    let until = now + REFUSED.saturating_mul(1 << (times - 1).min(5)).min(REFUSED_LONGEST);
+                    let asked = match **error {
+                        ProviderError::Login { retry_after, .. } => retry_after.unwrap_or_default().min(LONGEST),
+                        _ => Duration::ZERO,
+                    };
+                    let pause = REFUSED.saturating_mul(1 << (times - 1).min(5)).min(REFUSED_LONGEST);
+                    let until = now + pause.max(asked);
                     if state.refused.len() >= REMEMBERED {
                         state.refused.retain(|_, (_, pause)| now < pause.until);
                     }
                     state.refused.insert(identity.clone(), (times, Pause { until, error: Arc::clone(error) }));
                 }
-                _ => {}
+                ProviderError::Throttled { .. } | ProviderError::Unavailable { .. } => {}
+                // The store knows who asks, and answers.
+                _ => drop(state.refused.remove(identity)),
             },
         }
     }
@@ -135,9 +146,16 @@ mod tests {
             throttle.stands(&Identity::Agent).is_some() && throttle.stands(&other).is_none(),
             "it is nobody else's"
         );
-        throttle.note(&Identity::Agent, &Ok(()));
+        let absent = ProviderError::NotFound { provider: ProviderName::for_test("kv"), path: "a".into() };
+        throttle.note(&Identity::Agent, &Err::<(), _>(Arc::new(absent)));
+        throttle.note(&Identity::Agent, &refused());
         throttle.note(&Identity::Agent, &refused());
         tokio::time::advance(Duration::from_millis(1_001)).await;
-        assert!(throttle.stands(&Identity::Agent).is_none(), "from the beginning");
+        assert!(throttle.stands(&Identity::Agent).is_none(), "from the beginning, and two at once are one");
+        let (provider, retry_after) = (ProviderName::for_test("kv"), Some(Duration::from_secs(60)));
+        let busy = ProviderError::Login { provider, problem: "x", retry_after, source: "x".into() };
+        throttle.note(&other, &Err::<(), _>(Arc::new(busy)));
+        tokio::time::advance(Duration::from_secs(59)).await;
+        assert!(throttle.stands(&Identity::Agent).is_none() && throttle.stands(&other).is_some(), "as long as it says");
     }
 }

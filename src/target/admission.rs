@@ -1,7 +1,8 @@
 //! Whether the shipped admission policies are in force. Without them the agent writes nothing.
 //!
 //! Five dry-run writes, each of which exactly one policy must refuse, by name. They go to the agent's own namespace and
-//! are sent with `dryRun=All`, so that they change nothing even where the policies are gone.
+//! are sent with `dryRun=All`, so that they change nothing even where the policies are gone. Where pods' own identities are used, a
+//! request for a token besides: without the policy on these, a thief of the agent's could have one of any account.
 
 use std::{
     sync::{
@@ -11,18 +12,18 @@ use std::{
     time::Duration,
 };
 
-use futures::future::join_all;
+use futures::future::{join, join_all};
 use tokio::{
     sync::{Notify, watch},
     time::Instant,
 };
 
 use super::{
-    NODE, PROBE, SOURCE,
-    api::Objects,
+    NODE, PROBE, SOURCE, TargetConfig,
+    api::{AGENT, Objects},
     body::ObjectBody,
     error::TargetError,
-    reply::{refused_by_rbac, refusing_policy},
+    reply::{refused_by_rbac, refuses_tokens, refusing_policy},
 };
 use crate::{changes::Changes, metrics::Metrics, request::ObjectKind};
 
@@ -34,6 +35,8 @@ const SHAPE: &str = "jasm-agent-shape";
 const NODES: &str = "jasm-agent-node";
 const NAMESPACES: &str = "jasm-agent-namespaces";
 const MARKER: &str = "jasm-agent-marker";
+/// That of `rbac/pod-identity`.
+const TOKENS: &str = "jasm-pod-tokens";
 
 /// The one name that the policies let pass in the agent's own namespace, in dry runs.
 const CHECK: &str = "jasm-admission-check";
@@ -72,6 +75,8 @@ impl State {
 pub struct Admission {
     objects: Objects,
     kinds: &'static [ObjectKind],
+    /// Whether it asks for tokens of pods' accounts.
+    tokens: bool,
     own_namespace: String,
     node: String,
     state: watch::Sender<State>,
@@ -86,9 +91,7 @@ pub struct Admission {
 impl Admission {
     pub(super) fn new(
         objects: Objects,
-        kinds: &'static [ObjectKind],
-        own_namespace: String,
-        node: String,
+        TargetConfig { node, own_namespace, kinds, tokens, .. }: TargetConfig,
         metrics: Arc<Metrics>,
         changes: Arc<Changes>,
     ) -> Self {
@@ -96,7 +99,7 @@ impl Admission {
         let (state, doubt) = (watch::Sender::new(State::Unknown), Notify::new());
         let has_rights = AtomicBool::new(true);
         let checked_at = Mutex::new(None);
-        Self { objects, kinds, own_namespace, node, state, has_rights, doubt, checked_at, metrics, changes }
+        Self { objects, kinds, tokens, own_namespace, node, state, has_rights, doubt, checked_at, metrics, changes }
     }
 
     /// Whether every policy was in force when last checked.
@@ -202,7 +205,9 @@ impl Admission {
 
     async fn check(&self) -> State {
         let checks = self.kinds.iter().flat_map(|kind| self.checks_of(*kind));
-        let verdicts = join_all(checks.map(|(policy, body)| self.verdict(policy, body))).await;
+        let (mut verdicts, of_tokens) =
+            join(join_all(checks.map(|(policy, body)| self.verdict(policy, body))), self.of_tokens()).await;
+        verdicts.push(of_tokens);
         let first = |wanted: fn(&State) -> bool| verdicts.iter().find(|state| wanted(state));
         let worst = first(|state| matches!(state, State::Missing(_)))
             .or_else(|| first(|state| *state == State::NoRights))
@@ -223,6 +228,20 @@ impl Admission {
             (NAMESPACES, valid(CHECK_ELSEWHERE)),
             (MARKER, valid(CHECK).annotate(SOURCE, CHECK_AS_ANYBODY)),
         ]
+    }
+
+    async fn of_tokens(&self) -> State {
+        if !self.tokens {
+            return State::Enforced;
+        }
+        match self.objects.check_tokens(&self.own_namespace).await {
+            Ok((200..300, _)) => State::Missing(TOKENS),
+            Ok((403, status)) if refuses_tokens(TOKENS, AGENT, &status) => State::Enforced,
+            // What it has no right to, needs no bounds; its pods are told.
+            Ok((403, status)) if refused_by_rbac(&status).is_some() => State::Enforced,
+            Ok((code, status)) => State::Unchecked(format!("the check of {TOKENS} got HTTP {code}: {}", status.said())),
+            Err(error) => State::Unchecked(crate::error::chain(&error)),
+        }
     }
 
     async fn verdict(&self, policy: &'static str, body: ObjectBody<'_>) -> State {
@@ -259,9 +278,14 @@ mod tests {
             }
         });
         let (changes, objects) = (Arc::new(Changes::default()), Objects::new(Client::new(server, "jasm-system")));
-        let kinds = &[ObjectKind::Secret];
-        let admission =
-            Admission::new(objects, kinds, "jasm-system".into(), "node-1".into(), Arc::default(), Arc::clone(&changes));
+        let config = TargetConfig {
+            node: "node-1".into(),
+            own_namespace: "jasm-system".into(),
+            freshness: Duration::ZERO,
+            kinds: &[ObjectKind::Secret],
+            tokens: false,
+        };
+        let admission = Admission::new(objects, config, Arc::default(), Arc::clone(&changes));
         (Arc::new(admission), changes)
     }
 

@@ -5,6 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use http::{Method, Request, header};
 use http_body_util::{BodyExt, Limited};
 use kube::{Client, client::Body};
@@ -23,6 +24,8 @@ use crate::{
     secret_value::{append, wipe},
 };
 
+/// The agent's service account, by which the policies know it.
+pub(super) const AGENT: &str = "jasm-agent";
 /// Replies carry no data; what is longer is not read.
 const MAX_REPLY_BYTES: usize = 64 * 1024;
 /// A whole Secret in base64, and its metadata.
@@ -100,7 +103,7 @@ impl Objects {
             Verb::Update => Some(target.name.as_str()),
         };
         let url = url(target.kind, target.namespace(), name, mode);
-        match self.exchange(verb, url, body).await {
+        match self.exchange(verb, url, body.into_bytes()).await {
             Ok((code, status)) => classify(verb, code, &status, &target.to_string()),
             Err(error) => Reply::Refused(error),
         }
@@ -108,7 +111,15 @@ impl Objects {
 
     /// A dry run in the agent's own namespace: code and message, for the admission check.
     pub(super) async fn check(&self, own_namespace: &str, body: ObjectBody<'_>) -> Result<(u16, Status), TargetError> {
-        self.exchange(Verb::Create, url(body.kind(), own_namespace, None, Mode::DryRun), body).await
+        self.exchange(Verb::Create, url(body.kind(), own_namespace, None, Mode::DryRun), body.into_bytes()).await
+    }
+
+    /// A dry run of a request for a token of the agent's own account, which the policy on tokens refuses in several ways.
+    pub(super) async fn check_tokens(&self, own_namespace: &str) -> Result<(u16, Status), TargetError> {
+        let url = format!("/api/v1/namespaces/{own_namespace}/serviceaccounts/{AGENT}/token?dryRun=All");
+        let spec = serde_json::json!({"audiences": ["jasm-admission-check"], "expirationSeconds": 600});
+        let body = serde_json::json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec});
+        self.exchange(Verb::Create, url, body.to_string().into()).await
     }
 
     /// Reads an object with its data: code and body, which is zeroized. `None` where the body is longer than `most`.
@@ -138,7 +149,7 @@ impl Objects {
         tokio::time::timeout(REPLY_TIMEOUT, read).await.map_err(unreachable)?
     }
 
-    async fn exchange(&self, verb: Verb, url: String, body: ObjectBody<'_>) -> Result<(u16, Status), TargetError> {
+    async fn exchange(&self, verb: Verb, url: String, body: Bytes) -> Result<(u16, Status), TargetError> {
         let method = match verb {
             Verb::Create => Method::POST,
             Verb::Update => Method::PUT,
@@ -148,7 +159,7 @@ impl Objects {
             .uri(url)
             .header(header::ACCEPT, METADATA_ONLY)
             .header(header::CONTENT_TYPE, "application/json")
-            .body(Body::from(body.into_bytes()))
+            .body(Body::from(body))
             .map_err(unreachable)?;
         let _permit = self.permits.acquire().await.map_err(unreachable)?;
         let reply = self.client.send(request).await.map_err(unreachable)?;

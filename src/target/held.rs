@@ -194,10 +194,14 @@ pub(super) fn is_of_another_identity(held: &Held, wish: &Wish) -> bool {
     theirs.is_some() && ours.is_some() && theirs != ours
 }
 
-/// Whether an identity's value may take the place of another one's: only within one workload, whose owner changed it. Of bare pods
-/// and Jobs nobody knows who reads it, and pods of a workload that is gone may outlive it.
-pub(super) fn may_change_identity(held: &Held, wish: &Wish) -> bool {
-    wish.workload != Workload::ShortLived && held.workload.as_ref() == Some(&wish.workload)
+/// What becomes of a decision between pods of one workload where what is there was given to another identity: it stands only if they
+/// are that, by more than their names. Of bare pods and Jobs nobody knows who reads it, and pods of a workload that is gone may
+/// outlive it.
+pub(super) fn across_identities(decision: Decision, held: &Held, wish: &Wish) -> Decision {
+    match wish.workload != Workload::ShortLived && held.workload.as_ref() == Some(&wish.workload) {
+        true => decision,
+        false => Decision::OtherIdentity,
+    }
 }
 
 /// As whom a source was asked, where that was not the agent.
@@ -206,14 +210,30 @@ fn identity(source: &str) -> Option<&str> {
     fields.split('&').find_map(|field| field.strip_prefix("as="))
 }
 
+/// Whether two sources differ in who asks, and in nothing else.
+fn differ_in_identity(one: &str, other: &str) -> bool {
+    let parts = |source: &str| -> Vec<String> {
+        let fields = source.split(['?', '&']).filter(|field| !field.starts_with("as="));
+        fields.map(str::to_owned).collect()
+    };
+    one != other && parts(one) == parts(other)
+}
+
 /// Between pods of one workload the newest spec wins, and a tie stays.
 pub(super) fn by_age(held: &Held, wish: &Wish) -> Decision {
     let Some(since) = held.spec_since else { return Decision::TakeOver };
+    let differs_in_identity = differ_in_identity(&held.source, &wish.source);
+    // The operator changed whether the agent asks for itself: no spec is older for that.
+    if differs_in_identity && !is_of_another_identity(held, wish) {
+        return Decision::TakeOver;
+    }
     if wish.asked.gives_way && wish.workload != Workload::ShortLived {
         return Decision::Superseded;
     }
     match wish.asked.since.cmp(&since) {
         Ordering::Greater => Decision::TakeOver,
+        // The account was made anew.
+        Ordering::Equal if differs_in_identity => Decision::TakeOver,
         Ordering::Equal => Decision::Tie,
         Ordering::Less => Decision::Superseded,
     }
@@ -307,8 +327,30 @@ mod tests {
         ] {
             let held = Held { source: theirs.into(), workload, ..held() };
             let wish = Wish { source: ours.into(), ..wish() };
-            let is_kept = is_of_another_identity(&held, &wish) && !may_change_identity(&held, &wish);
-            assert_eq!(is_kept, stays, "case: {case}");
+            for decision in [Decision::TakeOver, Decision::Superseded, Decision::Tie] {
+                let kept = across_identities(decision.clone(), &held, &wish);
+                let want = if stays { Decision::OtherIdentity } else { decision.clone() };
+                let got = if is_of_another_identity(&held, &wish) { kept } else { decision };
+                assert_eq!(got, want, "case: {case}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_spec_is_older_since_somebody_else_asks_the_store() {
+        use Decision::{Superseded, TakeOver, Tie};
+        for (theirs, ours, at, want) in [
+            ("v1:a:b", "v1:a:b?as=uid/2", 90, TakeOver),
+            ("v1:a:b?keys=A", "v1:a:b?as=uid/2&keys=A", 80, TakeOver),
+            ("v1:a:b?as=uid/1", "v1:a:b", 80, TakeOver),
+            ("v1:a:b?as=uid/1", "v1:a:b?as=uid/2", 90, TakeOver),
+            ("v1:a:b?as=uid/1", "v1:a:b?as=uid/2", 80, Superseded),
+            ("v1:a:c", "v1:a:b?as=uid/2", 90, Tie),
+            ("v1:a:b", "v1:a:b?keys=A&as=uid/2", 80, Superseded),
+        ] {
+            let held = Held { source: theirs.into(), ..held() };
+            let wish = Wish { source: ours.into(), asked: Asked::by(second(at), None), ..wish() };
+            assert_eq!(by_age(&held, &wish), want, "{theirs} and {ours} at {at}");
         }
     }
 

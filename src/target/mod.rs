@@ -40,7 +40,7 @@ pub use reply::Stored;
 use self::{
     api::{Home, Mode, Objects, Target},
     body::{ObjectBody, printable},
-    held::{Decision, Held, Wish, by_age, decide, from_short_lived, is_of_another_identity, may_change_identity},
+    held::{Decision, Held, Wish, across_identities, by_age, decide, from_short_lived, is_of_another_identity},
     reply::{Reply, Verb},
     turns::{Seen, Turns},
 };
@@ -203,6 +203,8 @@ pub struct TargetConfig {
     pub freshness: Duration,
     /// The kinds of objects that are written.
     pub kinds: &'static [ObjectKind],
+    /// Whether the agent asks for tokens of pods' service accounts, for which there is a policy of its own.
+    pub tokens: bool,
 }
 
 impl Targets {
@@ -215,9 +217,8 @@ impl Targets {
         metrics: Arc<Metrics>,
         changes: Arc<Changes>,
     ) -> Self {
-        let TargetConfig { node, own_namespace, freshness, kinds } = config;
-        let objects = Objects::new(client);
-        let admission = Arc::new(Admission::new(objects.clone(), kinds, own_namespace, node.clone(), metrics, changes));
+        let (objects, node, freshness) = (Objects::new(client), config.node.clone(), config.freshness);
+        let admission = Arc::new(Admission::new(objects.clone(), config, metrics, changes));
         let (bodies, turns) = (ByteBudget::for_bodies(), Turns::default());
         Self { workloads, objects, admission, clock, bodies, turns, node, freshness }
     }
@@ -375,10 +376,10 @@ impl Targets {
             decision => decision,
         };
         let decision = match decision {
-            Decision::TakeOver if is_of_another_identity(held, wish) => {
+            Decision::TakeOver | Decision::Superseded | Decision::Tie if is_of_another_identity(held, wish) => {
                 // Not by a name that looks like it.
                 wish.workload = in_time(self.workloads.verified(pod)).await?;
-                if may_change_identity(held, wish) { Decision::TakeOver } else { Decision::OtherIdentity }
+                across_identities(decision, held, wish)
             }
             decision => decision,
         };

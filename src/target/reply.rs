@@ -101,6 +101,12 @@ pub(super) fn refusing_policy(status: &Status) -> Option<&str> {
     policy_of(&status.message).map(|(policy, _)| policy)
 }
 
+/// Whether this policy refused a token of this account, and nobody else.
+pub(super) fn refuses_tokens(policy: &str, account: &str, status: &Status) -> bool {
+    let by = format!("serviceaccounts \"{account}\" is forbidden: ValidatingAdmissionPolicy '{policy}' with binding '");
+    status.message.starts_with(&by)
+}
+
 /// Verb and resource that RBAC refused, if it did: `User "U" cannot VERB resource "R" in API group ..`.
 pub(super) fn refused_by_rbac(status: &Status) -> Option<(&str, &str)> {
     let (verb, rest) = status.message.split_once(" cannot ")?.1.split_once(" resource \"")?;

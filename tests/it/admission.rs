@@ -3,7 +3,8 @@
 //! These break what all other tests share, so that they have a control plane of their own.
 
 use http::StatusCode;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::authentication::v1::TokenRequest;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, ServiceAccount};
 use kube::{Api, api::PostParams};
 use serde_json::{Value, json};
 
@@ -33,6 +34,7 @@ async fn an_agent_lives_through_the_loss_of_its_rights_and_policies() {
     scene.without_the_policy("jasm-agent-node").await;
     scene.without_the_policy("jasm-agent-namespaces").await;
     scene.without_the_policy("jasm-agent-marker").await;
+    scene.without_the_policy_on_tokens().await;
     scene.each_policy_is_what_refuses_its_breach().await;
     scene.without_the_ownership_policy_under_a_running_agent().await;
     scene.an_agent_that_starts_without_policies_is_never_ready().await;
@@ -109,6 +111,43 @@ impl Broken<'_> {
         assert!(late.get("/metrics").await.text().contains("jasm_admission_enforced 0"));
         self.kubectl(&["apply", "--kustomize", "rbac"]);
         late.ready().await;
+    }
+
+    /// Only an agent that asks stores as pods needs it, and has the right that it confines.
+    async fn without_the_policy_on_tokens(&self) {
+        self.kubectl(&["apply", "--kustomize", "tests/layers/pod-identity"]);
+        let providers = r#"{"providers":[{"name":"aws","kind":"aws-secretsmanager","region":"us-east-1","identity":"pod","allowInsecure":true}]}"#;
+        let as_pods = AgentBuilder::new(self.surroundings, self.store).await.policy(ALLOW_ALL).providers(providers);
+        let accounts: Api<ServiceAccount> =
+            Api::namespaced(as_pods.node().client(self.surroundings).await, AGENT_NAMESPACE);
+        let spec = json!({"audiences": ["jasm-admission-check"]});
+        let request: TokenRequest = object(json!({"metadata": {}, "spec": spec}));
+        let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+        let asked = async || {
+            let asked = accounts.create_token_request("jasm-agent", &dry_run, &request).await;
+            asked.map(|_| ()).map_err(|error| error.to_string())
+        };
+        eventually("a refusal by jasm-pod-tokens", async || match asked().await {
+            Err(said) if said.contains("ValidatingAdmissionPolicy 'jasm-pod-tokens'") => Ok(()),
+            outcome => Err(format!("{outcome:?}")),
+        })
+        .await;
+        self.kubectl(&["delete", "validatingadmissionpolicybinding", "jasm-pod-tokens"]);
+        eventually("a token that only jasm-pod-tokens refuses", asked).await;
+        let mut as_itself = self.builder.spawn();
+        as_itself.ready().await;
+        let mut late = as_pods.spawn();
+        eventually("the agent to miss jasm-pod-tokens", async || {
+            let named = late.log().iter().any(|line| line["policy"] == "jasm-pod-tokens" && line["level"] == "ERROR");
+            if named { Ok(()) } else { Err(late.tail()) }
+        })
+        .await;
+        assert_eq!(late.get("/readyz").await.status, StatusCode::SERVICE_UNAVAILABLE);
+        self.kubectl(&["apply", "--kustomize", "tests/layers/pod-identity"]);
+        late.ready().await;
+        for file in ["cluster-role", "policy-tokens"] {
+            self.kubectl(&["delete", "--filename", &format!("rbac/pod-identity/{file}.yaml")]);
+        }
     }
 
     async fn without_the_ownership_policy_under_a_running_agent(&self) {
@@ -402,6 +441,7 @@ async fn every_overlay_and_component_is_admitted_without_a_warning() {
         ("tests/layers/central", false),
         ("tests/layers/central-bound", false),
         ("tests/layers/central-janitor", false),
+        ("tests/layers/central-elsewhere", false),
         ("tests/layers/elsewhere", false),
         ("daemonset/overlays/journald", true),
         ("tests/layers/admitted", true),
@@ -427,6 +467,41 @@ async fn every_overlay_and_component_is_admitted_without_a_warning() {
     }
 }
 
+fn rendered(surroundings: &Surroundings, layer: &str) -> Vec<Value> {
+    let rendered = surroundings.kubectl(&["kustomize", layer]).unwrap_or_else(|error| panic!("{error}"));
+    let documents = serde_yaml::Deserializer::from_str(&rendered);
+    documents.map(|document| serde::Deserialize::deserialize(document).expect("YAML")).collect()
+}
+
+/// The rights on masters stay among them, and are those of accounts that are elsewhere.
+#[tokio::test]
+async fn central_mode_in_another_namespace_leaves_the_masters_where_they_are() {
+    let objects = rendered(Surroundings::get().await, "tests/layers/central-elsewhere");
+    let text = |object: &Value, path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let mut found: Vec<_> = objects
+        .iter()
+        .filter(|object| !text(object, "/roleRef/kind").is_empty())
+        .map(|object| {
+            assert_eq!(text(object, "/subjects/0/namespace"), "elsewhere", "{object}");
+            (text(object, "/metadata/namespace"), text(object, "/subjects/0/name"), text(object, "/roleRef/name"))
+        })
+        .collect();
+    found.sort();
+    let of = |namespace: &str, account: &str, role: &str| (namespace.to_owned(), account.to_owned(), role.to_owned());
+    let want = [
+        of("", "jasm-agent", "jasm-agent"),
+        of("", "jasm-janitor", "jasm-janitor"),
+        of("jasm-masters", "jasm-agent", "jasm-agent-masters"),
+        of("jasm-masters", "jasm-janitor", "jasm-janitor"),
+    ];
+    assert_eq!(found, want);
+    for name in ["jasm-agent", "jasm-janitor"] {
+        let runs = |object: &&Value| matches!(object["kind"].as_str(), Some("DaemonSet" | "Deployment"));
+        let program = objects.iter().filter(runs).find(|object| object["metadata"]["name"] == name);
+        assert_eq!(program.map(|program| text(program, "/metadata/namespace")).as_deref(), Some("elsewhere"), "{name}");
+    }
+}
+
 /// Who is bound to what: the agent's account, where it is installed, and no right to write in all namespaces.
 #[tokio::test]
 async fn the_component_per_namespace_leaves_no_right_to_write_everywhere() {
@@ -434,10 +509,7 @@ async fn the_component_per_namespace_leaves_no_right_to_write_everywhere() {
     for (layer, namespace, workloads) in
         [("tests/layers/elsewhere", "elsewhere", true), ("tests/layers/per-namespace", "jasm-system", false)]
     {
-        let rendered = surroundings.kubectl(&["kustomize", layer]).unwrap_or_else(|error| panic!("{error}"));
-        let objects: Vec<Value> = serde_yaml::Deserializer::from_str(&rendered)
-            .map(|document| serde::Deserialize::deserialize(document).expect("YAML"))
-            .collect();
+        let objects = rendered(surroundings, layer);
         let bindings =
             objects.iter().filter(|object| object["kind"].as_str().is_some_and(|kind| kind.ends_with("RoleBinding")));
         let mut found = Vec::new();

@@ -3,8 +3,8 @@
 
 use std::{
     fmt,
-    sync::{Arc, Weak},
-    time::SystemTime,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::{Duration, SystemTime},
 };
 
 use aws_config::SdkConfig;
@@ -19,6 +19,7 @@ use aws_sdk_sts::{
 };
 use http::{Request, header};
 use serde::Deserialize;
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::{
@@ -35,6 +36,8 @@ pub(super) const EKS_AUDIENCE: &str = "pods.eks.amazonaws.com";
 const EKS_ENDPOINT: &str = "http://169.254.170.23/v1/credentials";
 /// The longest name of a session.
 const SESSION_NAME: usize = 64;
+/// How long a failure answers all who ask: those who waited for the same exchange. Less than anybody's pause after it.
+const FAILURE_STANDS: Duration = Duration::from_millis(500);
 
 /// A role that the agent takes on.
 #[derive(Debug, Clone)]
@@ -124,8 +127,8 @@ pub(super) fn remedy_of(account: &ServiceAccount, by_eks: bool) -> String {
              the node"
         ),
         (false, Some(role)) => format!(
-            "check that role {role} exists, and that its trust policy allows sts:AssumeRoleWithWebIdentity to {subject} with audience \
-             {STS_AUDIENCE}"
+            "check that role {role} exists, that its trust policy allows sts:AssumeRoleWithWebIdentity to {subject} with audience \
+             {STS_AUDIENCE}, and that the cluster's issuer is an identity provider of that account's IAM"
         ),
         (false, None) => format!(
             "annotate service account {subject} with {ROLE_ARN}: the role whose trust policy allows \
@@ -156,12 +159,32 @@ fn session_name(namespace: &str, name: &str) -> String {
     whole
 }
 
-impl ProvideCredentials for Exchange {
+/// An exchange whose failure is that of all who waited for it: the SDK would make another one for each of them.
+#[derive(Debug)]
+struct Once {
+    exchange: Exchange,
+    failed: Mutex<Option<(Instant, Failed)>>,
+}
+
+impl Once {
+    async fn exchanged(&self) -> Result<Credentials, Unexchanged> {
+        let before = self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((_, failed)) = before.filter(|(at, _)| at.elapsed() < FAILURE_STANDS) {
+            return Err(Unexchanged(failed));
+        }
+        let outcome = self.exchange.exchange().await;
+        let failed = outcome.as_ref().err().map(|Unexchanged(failed)| (Instant::now(), failed.clone()));
+        *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = failed;
+        outcome
+    }
+}
+
+impl ProvideCredentials for Once {
     fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
     where
         Self: 'a,
     {
-        future::ProvideCredentials::new(async { self.exchange().await.map_err(CredentialsError::provider_error) })
+        future::ProvideCredentials::new(async { self.exchanged().await.map_err(CredentialsError::provider_error) })
     }
 }
 
@@ -214,6 +237,9 @@ impl Tag {
 
 async fn by_token(sts: &Client, account: &ServiceAccount) -> Result<Credentials, Unexchanged> {
     let remedy = || remedy_of(account, false);
+    if let Some(annotation) = account.malformed(&[ROLE_ARN]) {
+        return Err(TokenError::Malformed { subject: account.subject(), annotation }.into());
+    }
     let Some(role) = account.annotation(ROLE_ARN) else {
         return Err(Unexchanged::new(remedy(), "the service account has no role"));
     };
@@ -266,6 +292,6 @@ async fn at_eks(http: &Http, endpoint: &str, account: &ServiceAccount) -> Result
 
 /// The SDK with other credentials, and a cache of its own for them.
 pub(super) fn with(sdk: &SdkConfig, exchange: Exchange) -> SdkConfig {
-    let cache = IdentityCache::lazy().build();
-    sdk.to_builder().credentials_provider(SharedCredentialsProvider::new(exchange)).identity_cache(cache).build()
+    let (cache, once) = (IdentityCache::lazy().build(), Once { exchange, failed: Mutex::default() });
+    sdk.to_builder().credentials_provider(SharedCredentialsProvider::new(once)).identity_cache(cache).build()
 }

@@ -137,8 +137,8 @@ impl<C: Clone> Service<C> {
         }
         let eks = exchange::eks_endpoint();
         if matches!(acts, Acts::For(Account::EksPodIdentity)) && !exchange::is_on_the_node(&eks) {
-            check_address(&eks, common.allow_insecure)
-                .map_err(|problem| format!("AWS_CONTAINER_CREDENTIALS_FULL_URI {problem}"))?;
+            let problem = "is not on the node, where the agent of EKS Pod Identity listens";
+            return Err(format!("AWS_CONTAINER_CREDENTIALS_FULL_URI {eks:?} {problem}").into());
         }
         let own = Arc::new(Access::new(common.name.clone(), sdk, place.endpoint, client, remedy));
         Ok(Self { acts, own, of_accounts: PerAccount::default(), direct: Http::direct()?, eks })

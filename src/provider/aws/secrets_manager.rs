@@ -160,16 +160,16 @@ impl SecretProvider for SecretsManager {
         self.0.warm_up().await
     }
 
-    async fn validate(&self) -> Result<String, ProviderError> {
+    async fn validate(&self) -> Result<Option<String>, ProviderError> {
         if self.0.acts_as() == ActsAs::Pod {
-            return self.warm_up().await;
+            return Ok(None);
         }
         let described = self.0.own.ask(async |client: Client| {
             client.describe_secret().secret_id(NO_SECRET).send().await.map(|_| ()).map_err(Failed::from)
         });
         self.0.reached(described.await)?;
         // STS may be out of reach where the store is not.
-        Ok(self.0.own.who().await.unwrap_or_default())
+        Ok(Some(self.0.own.who().await.unwrap_or_default()))
     }
 }
 

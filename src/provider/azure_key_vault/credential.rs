@@ -22,7 +22,7 @@ use tokio::{sync::Mutex, time::timeout};
 use zeroize::Zeroizing;
 
 use super::{Auth, ClientSecret, ManagedIdentity, WorkloadIdentity};
-use crate::service_account::{CLIENT_ID, ServiceAccount, TENANT_ID};
+use crate::service_account::{CLIENT_ID, ServiceAccount, TENANT_ID, TokenError};
 
 /// The audience of tokens for Azure.
 const AUDIENCE: &str = "api://AzureADTokenExchange";
@@ -46,6 +46,8 @@ struct PodWay {
     client_id: Option<String>,
     account: Weak<ServiceAccount>,
     subject: String,
+    /// An annotation that cannot be what it says.
+    malformed: Option<&'static str>,
 }
 
 /// The token, had anew for each login.
@@ -104,7 +106,7 @@ impl Credential {
     /// As whom nothing is read: what can be said before any pod asks.
     pub(super) fn of_nobody(options: ClientOptions) -> Self {
         let (account, subject) = (Weak::new(), "nobody".to_owned());
-        let way = Way::Pod(PodWay { tenant_id: None, client_id: None, account, subject });
+        let way = Way::Pod(PodWay { tenant_id: None, client_id: None, account, subject, malformed: None });
         Self { way, options, made: Mutex::default() }
     }
 
@@ -120,6 +122,7 @@ impl Credential {
             client_id: account.annotation(CLIENT_ID).map(ToOwned::to_owned),
             account: weak,
             subject: account.subject(),
+            malformed: account.malformed(&[CLIENT_ID, TENANT_ID]),
         });
         Self { way, options, made: Mutex::default() }
     }
@@ -162,6 +165,10 @@ impl Credential {
                     tenant_id: Some(tenant_id.clone()),
                     token_file_path: Some(token_file.clone()),
                 }))?
+            }
+            Way::Pod(PodWay { malformed: Some(annotation), subject, .. }) => {
+                let error = TokenError::Malformed { subject: subject.clone(), annotation };
+                return Err(Error::with_error(ErrorKind::Credential, error, "an annotation is malformed"));
             }
             Way::Pod(PodWay { tenant_id: Some(tenant_id), client_id: Some(client_id), account, .. }) => {
                 let (token, options) =

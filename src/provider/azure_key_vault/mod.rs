@@ -224,12 +224,14 @@ impl KeyVault {
         let source: BoxError = refusal.to_string().into();
         let status = u16::from(refusal.status);
         match (status, refusal.code.as_str()) {
-            (429, _) => {
-                // What the login says to one pod's application is for that alone.
-                let is_ones_own = refusal.at_login && self.pods.is_some();
-                let retry_after = refusal.retry_after.filter(|_| !is_ones_own);
-                ProviderError::Throttled { provider, retry_after, source }
+            (429, _) if refusal.at_login => {
+                let retry_after = refusal.retry_after;
+                ProviderError::Login { provider, problem: "asks for patience", retry_after, source }
             }
+            (408 | 500.., _) if refusal.at_login => {
+                ProviderError::Login { provider, problem: "did not answer", retry_after: None, source }
+            }
+            (429, _) => ProviderError::Throttled { provider, retry_after: refusal.retry_after, source },
             (408 | 500.., _) => ProviderError::Unavailable { provider, source },
             _ if refusal.at_login => credentials(source),
             (401, _) => credentials(source),
@@ -425,9 +427,9 @@ impl SecretProvider for KeyVault {
         Ok(self.own.credential.who())
     }
 
-    async fn validate(&self) -> Result<String, ProviderError> {
+    async fn validate(&self) -> Result<Option<String>, ProviderError> {
         self.reach().await?;
-        self.warm_up().await
+        self.warm_up().await.map(Some)
     }
 }
 

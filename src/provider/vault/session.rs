@@ -23,6 +23,8 @@ const LAST_MOMENTS: Duration = Duration::from_secs(3);
 /// After a renewal or a login in the background that failed, doubled by each further one.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
 const TRY_AGAIN_SELDOM: Duration = Duration::from_secs(300);
+/// How long the refusal of a pod's login is that of all who wait for one. Less than anybody's pause after it.
+const SHARED: Duration = Duration::from_millis(500);
 /// How often a token that never ends is looked at.
 const SELDOM: Duration = Duration::from_secs(3600);
 
@@ -91,10 +93,18 @@ impl Refused {
     }
 
     fn stands(&self, proof: &str) -> bool {
-        self.proof.as_str() == proof && self.again_at.is_some_and(|again_at| Instant::now() < again_at)
+        self.proof.as_str() == proof && self.waits()
+    }
+
+    fn waits(&self) -> bool {
+        self.again_at.is_some_and(|again_at| Instant::now() < again_at)
     }
 
     fn note(&mut self, proof: &str, login: &Login) {
+        if matches!(login, Login::Pod { .. }) {
+            self.again_at = Some(Instant::now() + SHARED);
+            return;
+        }
         self.times = if self.proof.as_str() == proof { self.times + 1 } else { 1 };
         self.proof = Zeroizing::new(proof.to_owned());
         self.again_at = Some(Instant::now() + self.pause(login));
@@ -245,6 +255,11 @@ impl Session {
     }
 
     async fn prove(&self, refused: &mut Refused) -> Result<Token, Failed> {
+        // Each proof of a pod's is new, and says the same: those who waited for a login that was refused share that.
+        let is_pods = matches!(self.login, Login::Pod { .. });
+        if is_pods && refused.waits() {
+            return Err(Failed::Login("a login of this account was refused a moment ago".to_owned()));
+        }
         let proof = self.login.proof().await?;
         let (mount, body) = match &self.login {
             Login::TokenFile(_) => return Ok(self.of_file(proof)),
