@@ -71,6 +71,7 @@ pub struct Metrics {
     janitor_leads: Gauge,
     janitor_orphans: Gauge,
     janitor_stopped: Gauge,
+    janitor_not_believed: Gauge,
     janitor_rounds: Counter,
     janitor_deleted: Family<DeletedLabel, Counter>,
     policy_info: Family<PolicyLabel, Gauge>,
@@ -106,6 +107,7 @@ impl Metrics {
             janitor_leads: Gauge::default(),
             janitor_orphans: Gauge::default(),
             janitor_stopped: Gauge::default(),
+            janitor_not_believed: Gauge::default(),
             janitor_rounds: Counter::default(),
             janitor_deleted: Family::default(),
             policy_info: Family::default(),
@@ -132,6 +134,11 @@ impl Metrics {
             "jasm_janitor_stopped",
             "1 while so many replicas became orphans that none is deleted",
             metrics.janitor_stopped.clone(),
+        );
+        r.register(
+            "jasm_janitor_not_believed",
+            "Provider instances that say of so many sources that they are absent that none of theirs goes",
+            metrics.janitor_not_believed.clone(),
         );
         r.register("jasm_janitor_rounds", "Rounds that the janitor was through with", metrics.janitor_rounds.clone());
         r.register("jasm_janitor_deleted", "What the janitor deleted, by reason", metrics.janitor_deleted.clone());
@@ -246,8 +253,9 @@ impl Metrics {
         self.janitor_leads.set(i64::from(leads));
     }
 
-    /// What a round of the janitor found, and whether it is too much to delete any of it.
-    pub fn janitor(&self, orphans: usize, stopped: bool) {
+    /// What a round of the janitor found, whether it is too much to delete any of it, and how many instances are not believed.
+    pub fn janitor(&self, orphans: usize, stopped: bool, not_believed: usize) {
+        self.janitor_not_believed.set(i64::try_from(not_believed).unwrap_or(i64::MAX));
         self.janitor_orphans.set(i64::try_from(orphans).unwrap_or(i64::MAX));
         self.janitor_stopped.set(i64::from(stopped));
     }
@@ -329,12 +337,13 @@ mod tests {
         }
         assert!(!text.contains("PolicyDenied"), "a reason without requests is gone");
         let janitor = Metrics::of_a_janitor();
-        janitor.janitor(2, true);
+        janitor.janitor(2, true, 3);
         janitor.janitor_deleted("source_gone");
         let text = janitor.render();
         for want in [
             "jasm_janitor_orphans 2",
             "jasm_janitor_stopped 1",
+            "jasm_janitor_not_believed 3",
             r#"jasm_janitor_deleted_total{why="source_gone"} 1"#,
             "jasm_build_info{version=",
         ] {

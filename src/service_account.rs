@@ -404,7 +404,7 @@ impl ServiceAccounts {
                 return Err(TokenError::Unanswered { subject: subject.to_owned(), source: elapsed.into() });
             }
         };
-        let text = |key: &str| found.metadata.annotations.as_ref()?.get(key);
+        let text = |key: &str| found.metadata.annotations.as_ref()?.get(key).filter(|text| !text.is_empty());
         let of_ours = |key: &'static str| Some((key, claim(key, text(key)?)?));
         let annotations: BTreeMap<_, _> = [ROLE_ARN, CLIENT_ID, TENANT_ID].into_iter().filter_map(of_ours).collect();
         let is_malformed = |key: &&str| text(key).is_some() && !annotations.contains_key(key);

@@ -110,6 +110,7 @@ fn observe(context: &Context, event: &watcher::Result<Event<PodView>>) {
             progress.listed(pod);
         }
         Ok(Event::InitDone) => {
+            progress.watch_works();
             // Pods of a later list are worked on as they arrive, when the store does not have them yet: once more.
             if progress.list_ended() == Listed::Again {
                 context.changes.announce();
@@ -117,10 +118,12 @@ fn observe(context: &Context, event: &watcher::Result<Event<PodView>>) {
             context.registry.drop_unused();
         }
         Ok(Event::Apply(pod)) => {
+            progress.watch_works();
             context.seen.observe(pod.reference_time());
             progress.applied(pod);
         }
         Ok(Event::Delete(pod)) => {
+            progress.watch_works();
             progress.forget(pod.uid());
             context.registry.drop_unused();
         }

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{
     Findings, Janitor, Memory, by_source,
-    plan::{Listed, Orphan, Why},
+    plan::{Listed, Orphan, Why, is_a_wave},
     remove::{Judgement, Removed},
 };
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
 
 /// How old the lists may be on which a replica counts as asked for by no pod.
 const MINUTE: Duration = Duration::from_secs(60);
-/// After a master's deletion, until the records say what was made from it to the last: agents write every two seconds.
+/// After a master's deletion, until the records say what was made from it to the last: agents write what is new within two seconds.
 const RECORDED: Duration = Duration::from_secs(5);
 /// For one deletion, well within what the lease leaves.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -35,15 +35,15 @@ impl Janitor {
             return Ok(());
         }
         let (mut unused, mut ended) = (None, HashSet::new());
-        for (source, of) in findings.by_source() {
+        for (source, step) in findings.steps() {
             let mut is_whole = true;
-            for (orphan, state) in of.replicas {
+            for (orphan, state) in step.replicas {
                 if !self.election.is_mine() {
                     return Ok(());
                 }
                 is_whole &= self.replica(orphan, state, &mut unused, memory).await?;
             }
-            for master in of.masters.into_iter().filter(|_| is_whole) {
+            for master in step.masters.into_iter().filter(|_| is_whole) {
                 if !self.is_still_gone(source, memory).await {
                     break;
                 }
@@ -55,13 +55,13 @@ impl Janitor {
                 }
             }
         }
-        self.returned(&ended, memory).await
+        self.returned(&ended, findings.known, memory).await
     }
 
     /// Says what was found, and whether it may go.
     fn may_go(&self, findings: &Findings) -> bool {
         let is_wave = findings.is_a_wave() && !self.config.allow_waves;
-        self.metrics.janitor(findings.orphans.len(), is_wave || !findings.not_believed.is_empty());
+        self.metrics.janitor(findings.orphans.len(), is_wave, findings.not_believed.len());
         findings.kept.iter().for_each(|(orphan, reason)| stays(orphan, reason));
         for reason in findings.not_believed.iter().chain(&findings.unanswered) {
             tracing::warn!(reason, "of what an instance does not say, or is not believed to be so, nothing goes");
@@ -123,13 +123,23 @@ impl Janitor {
     }
 
     /// Replicas that an agent made from a master just before that was deleted. Nothing makes them from then on.
-    async fn returned(&self, ended: &HashSet<String>, memory: &mut Memory) -> Result<(), BoxError> {
+    async fn returned(&self, ended: &HashSet<String>, known: usize, memory: &mut Memory) -> Result<(), BoxError> {
         if ended.is_empty() {
             return Ok(());
         }
         tokio::time::sleep(RECORDED).await;
         let replicas = self.lister.replicas(|source| ended.contains(source)).await?;
-        for orphan in replicas.orphans(ended, &HashSet::new()) {
+        let mut returned = replicas.orphans(ended, &HashSet::new());
+        // Records remember those that went.
+        returned.retain(|orphan| orphan.in_use);
+        if is_a_wave(returned.len(), known) && !self.config.allow_waves {
+            tracing::error!(
+                replicas = returned.len(),
+                "so many came back from masters that went that none of them is deleted"
+            );
+            return Ok(());
+        }
+        for orphan in returned {
             if let Ok(Judgement::Orphan(state)) = self.remover.judge(&orphan).await {
                 if !self.election.is_mine() {
                     return Ok(());
@@ -173,7 +183,7 @@ impl Janitor {
         tokio::time::sleep(self.config.between_deletions()).await;
     }
 
-    /// Says whether it was deleted.
+    /// Says whether it is gone, or may be.
     async fn master(&self, master: &Listed) -> bool {
         let (name, source) = (master.name.as_str(), master.source.as_str());
         match in_time(self.remover.master(self.namespace.as_str(), master)).await {
@@ -184,8 +194,12 @@ impl Janitor {
                 tokio::time::sleep(self.config.between_deletions()).await;
                 return true;
             }
+            Ok(Removed::Gone) => return true,
             Ok(other) => tracing::warn!(master = name, source, outcome = ?other, "a master was not deleted"),
-            Err(error) => tracing::warn!(master = name, source, error = chain(&*error), "a master was not deleted"),
+            Err(error) => {
+                tracing::warn!(master = name, source, error = chain(&*error), "a master was not deleted");
+                return true;
+            }
         }
         false
     }

@@ -47,22 +47,33 @@ pub(super) struct Answer {
     pub(super) instance: String,
     pub(super) said: Presence,
     pub(super) at: Instant,
+    /// Whether replicas of it are on record: else nothing would go.
+    pub(super) is_recorded: bool,
+}
+
+impl Answer {
+    pub(super) fn is_absent(&self) -> bool {
+        self.said == Presence::Absent && self.is_recorded
+    }
 }
 
 /// What an instance said of all its sources in one round.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Said {
     pub(super) there: usize,
-    /// Those of which replicas are on record: of others nothing would go.
+    /// Those of which something would go.
     pub(super) absent: usize,
+    /// With those of which nothing is on record: masters that stay.
+    pub(super) all_absent: usize,
 }
 
 impl Said {
-    /// Whether its word counts: one source at least was found, and no more than a fifth of them (or five) are absent. One that
-    /// lacks nearly everything is as likely the wrong one: another region or account, an empty copy, a store that was restored from
-    /// nothing. `allowed`: how many are absent does not matter.
+    /// Whether its word counts: one source at least was found, and no more than a fifth of them (or five) are absent; with those of
+    /// which nothing is on record, no more than were found. One that lacks nearly everything is as likely the wrong one: another
+    /// region or account, an empty copy, a store that was restored from nothing. `allowed`: how many are absent does not matter.
     pub(super) fn is_believed(self, allowed: bool) -> bool {
-        self.there > 0 && (allowed || !is_a_wave(self.absent, self.there + self.absent))
+        let is_whole = !is_a_wave(self.absent, self.there + self.absent) && self.all_absent <= self.there.max(5);
+        self.there > 0 && (allowed || is_whole)
     }
 
     /// Whether that keeps something from going.
@@ -71,13 +82,14 @@ impl Said {
     }
 }
 
-/// What each instance said. `is_recorded`: by the place of the answer.
-pub(super) fn said_by(answers: &[Answer], is_recorded: impl Fn(usize) -> bool) -> BTreeMap<&str, Said> {
+/// What each instance said.
+pub(super) fn said_by(answers: &[Answer]) -> BTreeMap<&str, Said> {
     let mut by_instance: BTreeMap<&str, Said> = BTreeMap::new();
-    for (place, answer) in answers.iter().enumerate() {
+    for answer in answers {
         let said = by_instance.entry(&answer.instance).or_default();
         said.there += usize::from(answer.said == Presence::There);
-        said.absent += usize::from(answer.said == Presence::Absent && is_recorded(place));
+        said.absent += usize::from(answer.is_absent());
+        said.all_absent += usize::from(answer.said == Presence::Absent);
     }
     by_instance
 }
@@ -134,26 +146,31 @@ mod tests {
 
     #[tokio::test]
     async fn an_instance_that_lacks_nearly_everything_is_not_believed() {
-        let of = |instance: &str, said: Presence, count: usize| {
-            vec![Answer { instance: instance.to_owned(), said, at: Instant::now() }; count]
+        let of = |instance: &str, said: Presence, is_recorded: bool, count: usize| {
+            vec![Answer { instance: instance.to_owned(), said, at: Instant::now(), is_recorded }; count]
         };
         let (there, absent) = (Presence::There, Presence::Absent);
         let answers = [
-            of("full", there, 1),
-            of("full", absent, 5),
-            of("empty", absent, 1),
-            of("other", Presence::Unknown, 3),
-            of("wrong", there, 20),
-            of("wrong", absent, 6),
+            of("full", there, true, 1),
+            of("full", absent, true, 5),
+            of("empty", absent, true, 1),
+            of("other", Presence::Unknown, true, 3),
+            of("wrong", there, true, 20),
+            of("wrong", absent, true, 6),
+            of("left-over", there, true, 20),
+            of("left-over", absent, true, 5),
+            of("left-over", absent, false, 15),
+            of("elsewhere", there, true, 10),
+            of("elsewhere", absent, true, 1),
+            of("elsewhere", absent, false, 10),
+            of("unused", absent, false, 7),
         ]
         .concat();
-        let not_believed = |allowed: bool, is_recorded: fn(usize) -> bool| {
-            let said = said_by(&answers, is_recorded).into_iter().filter(|(_, said)| said.is_doubted(allowed));
+        let doubted = |allowed: bool| {
+            let said = said_by(&answers).into_iter().filter(|(_, said)| said.is_doubted(allowed));
             said.map(|(instance, _)| instance).collect::<Vec<_>>()
         };
-        assert_eq!(not_believed(false, |_| true), ["empty", "wrong"]);
-        assert_eq!(not_believed(true, |_| true), ["empty"], "never an empty one");
-        let one_less = |place: usize| place != 30;
-        assert_eq!(not_believed(false, one_less), ["empty"], "of one of the absent nothing is on record");
+        assert_eq!(doubted(false), ["elsewhere", "empty", "wrong"]);
+        assert_eq!(doubted(true), ["empty"], "never an empty one");
     }
 }

@@ -57,8 +57,8 @@ impl Lister {
     /// # Errors
     /// Whatever part could not be read.
     pub(super) async fn replicas(&self, wanted: impl Fn(&str) -> bool) -> Result<Replicas, BoxError> {
-        let there = self.nodes_by("").await?;
         let selected = self.nodes_by(&self.nodes).await?;
+        let there = self.nodes_by("").await?;
         let mut heard = HashSet::new();
         let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), self.namespace.as_str());
         let mut pages = std::pin::pin!(pages(api, RECORD, RECORDS));

@@ -129,7 +129,7 @@ impl Janitor {
         loop {
             if !self.election.is_mine() {
                 memory = Memory::default();
-                self.metrics.janitor(0, false);
+                self.metrics.janitor(0, false, 0);
                 tokio::time::sleep(WAIT).await;
                 continue;
             }
@@ -166,7 +166,11 @@ impl Janitor {
     async fn look(&self, memory: &mut Memory) -> Result<Findings, BoxError> {
         let before = self.lister.masters().await?;
         let sources_before = by_source(&before);
-        let Gone { sources: gone, not_believed, unanswered } = self.gone(&sources_before, memory).await;
+        let recorded = match memory.recorded.take() {
+            Some(recorded) => recorded,
+            None => self.lister.replicas(|_| false).await?.recorded().clone(),
+        };
+        let Gone { sources: gone, not_believed, unanswered } = self.gone(&sources_before, &recorded, memory).await;
         // That may have taken long: what is there and what pods ask for by now counts.
         let masters = self.lister.masters().await?;
         let sources = by_source(&masters);
@@ -222,35 +226,49 @@ impl Janitor {
     }
 
     /// The sources that are gone for the store, which said so now and before.
-    async fn gone(&self, by_source: &BTreeMap<&str, Vec<Stored>>, memory: &mut Memory) -> Gone {
-        let (answers, unanswered) = self.answers(by_source).await;
+    async fn gone(
+        &self,
+        by_source: &BTreeMap<&str, Vec<Stored>>,
+        recorded: &HashSet<String>,
+        memory: &mut Memory,
+    ) -> Gone {
+        let (answers, unanswered) = self.answers(by_source, recorded).await;
         memory.gone.keep_only(&by_source.keys().copied().collect());
-        let places: Vec<&str> = by_source.keys().copied().collect();
-        let is_recorded =
-            |place: usize| memory.recorded.as_ref().is_none_or(|recorded| recorded.contains(places[place]));
-        let said = said_by(&answers, is_recorded);
-        let allowed = self.config.allow_waves;
+        let (said, allowed) = (said_by(&answers), self.config.allow_waves);
         let mut gone = HashSet::new();
-        for (place, ((source, masters), answer)) in by_source.iter().zip(&answers).enumerate() {
+        for ((source, masters), answer) in by_source.iter().zip(&answers) {
             let is_believed = said.get(answer.instance.as_str()).is_some_and(|said| said.is_believed(allowed));
-            let is_absent = answer.said == Presence::Absent && is_recorded(place);
-            let suspected = (is_absent && is_believed).then_some(answer.at);
+            let suspected = (answer.is_absent() && is_believed).then_some(answer.at);
             if memory.gone.note(source, suspected, masters, self.config.confirm_after) {
                 gone.insert((*source).to_owned());
             }
         }
-        let not_believed = said.into_iter().filter(|(_, said)| said.is_doubted(allowed));
-        let not_believed = not_believed.map(|(instance, Said { there, absent })| {
-            format!("{instance} is not believed: it says that {absent} sources are absent, and {there} there")
+        // One that does not answer is another trouble.
+        let is_doubted =
+            |(instance, said): &(&str, Said)| said.is_doubted(allowed) && !unanswered.contains_key(*instance);
+        let not_believed = said.into_iter().filter(is_doubted).map(|(instance, Said { there, all_absent, .. })| {
+            format!("{instance} is not believed: it says that {all_absent} sources are absent, and {there} there")
         });
-        Gone { sources: gone, not_believed: not_believed.collect(), unanswered }
+        let not_believed = not_believed.collect();
+        let unanswered = unanswered
+            .into_iter()
+            .map(|(instance, (count, why))| format!("{instance} gave no word about {count} sources: {why}"));
+        Gone { sources: gone, not_believed, unanswered: unanswered.collect() }
     }
 
-    /// What the stores say of each source now, and of which instances some said nothing.
-    async fn answers(&self, by_source: &BTreeMap<&str, Vec<Stored>>) -> (Vec<Answer>, Vec<String>) {
+    /// What the stores say of each source now; of how many an instance said nothing, and why.
+    async fn answers(
+        &self,
+        by_source: &BTreeMap<&str, Vec<Stored>>,
+        recorded: &HashSet<String>,
+    ) -> (Vec<Answer>, BTreeMap<String, (usize, String)>) {
         let mut answers: Vec<Answer> = Vec::new();
         let mut failures: HashMap<String, u32> = HashMap::new();
         let mut unanswered: BTreeMap<String, (usize, String)> = BTreeMap::new();
+        let answer = |source: &str, instance, said| {
+            let is_recorded = recorded.contains(source);
+            Answer { instance, said, at: Instant::now(), is_recorded }
+        };
         for source in by_source.keys() {
             let instance = source.split(':').nth(1).unwrap_or_default().to_owned();
             let failed = failures.entry(instance.clone()).or_default();
@@ -258,7 +276,7 @@ impl Janitor {
                 // It is in trouble, and the agents ask it, too.
                 PATIENCE.. => {
                     unanswered.entry(instance.clone()).or_default().0 += 1;
-                    answers.push(Answer { instance, said: Presence::Unknown, at: Instant::now() });
+                    answers.push(answer(source, instance, Presence::Unknown));
                     continue;
                 }
                 _ => self.presence(source).await,
@@ -272,11 +290,10 @@ impl Janitor {
                 (*count, *why) = (*count + 1, error.to_string());
                 Presence::Unknown
             });
-            answers.push(Answer { instance, said, at: Instant::now() });
+            answers.push(answer(source, instance, said));
             tokio::time::sleep(self.config.pause).await;
         }
-        let line = |(instance, (count, why))| format!("{instance} gave no word about {count} sources: {why}");
-        (answers, unanswered.into_iter().map(line).collect())
+        (answers, unanswered)
     }
 
     /// What the store says of a source now.
@@ -298,7 +315,7 @@ struct Gone {
 
 /// What goes of one source.
 #[derive(Default)]
-struct Of<'a> {
+struct Step<'a> {
     replicas: Vec<&'a (Orphan, Stored)>,
     masters: Vec<&'a Listed>,
 }
@@ -330,16 +347,16 @@ impl Findings {
             || is_a_wave(self.without_master, self.all_masters + self.without_master)
     }
 
-    /// What is to be done, source by source: its replicas, and its masters where no replica stays.
-    fn by_source(&self) -> BTreeMap<&str, Of<'_>> {
-        let (kept, mut by_source) = (self.kept_sources(), BTreeMap::<&str, Of<'_>>::new());
+    /// What goes, source by source: its replicas, and its masters where no replica stays.
+    fn steps(&self) -> BTreeMap<&str, Step<'_>> {
+        let (kept, mut steps) = (self.kept_sources(), BTreeMap::<&str, Step<'_>>::new());
         for orphan in &self.orphans {
-            by_source.entry(&orphan.0.source).or_default().replicas.push(orphan);
+            steps.entry(&orphan.0.source).or_default().replicas.push(orphan);
         }
         for master in self.masters.iter().filter(|master| !kept.contains(master.source.as_str())) {
-            by_source.entry(&master.source).or_default().masters.push(master);
+            steps.entry(&master.source).or_default().masters.push(master);
         }
-        by_source
+        steps
     }
 
     fn kept_sources(&self) -> HashSet<&str> {

@@ -20,6 +20,8 @@ use crate::{
 const MAX_BYTES: usize = 900 * 1024;
 /// Replicas that nobody on the node uses are remembered up to so many, the newest.
 const MAX_UNUSED: usize = 200;
+/// Replicas that are remembered at all, the newest: far more than fit into a record.
+const MAX_KNOWN: usize = 10_000;
 /// The key of what a record says of itself; no replica's entry is called like that.
 const ABOUT: &str = "about";
 
@@ -166,6 +168,7 @@ impl Records {
         self.replicas.retain(|_, replica| replica.in_use || !replica.stored.uid.is_empty());
         let unused = self.replicas.values().filter(|replica| !replica.in_use).count();
         self.forget_oldest(unused.saturating_sub(MAX_UNUSED));
+        self.forget_oldest(self.replicas.len().saturating_sub(MAX_KNOWN));
         // Texts and booleans are always JSON.
         let entry = |replica: &Replica| (replica.entry(), serde_json::to_string(replica).unwrap_or_default());
         let size = |(key, text): &(String, String)| key.len() + text.len();
@@ -174,7 +177,9 @@ impl Records {
         // First those that nobody uses go, and the oldest of each; all stay known here, or each time others would be left out.
         entries.sort();
         let mut left: usize = entries.iter().map(|(_, _, entry)| size(entry)).sum();
-        let most = MAX_BYTES - serde_json::to_string(&self.about).unwrap_or_default().len();
+        // The longer of both.
+        self.about.is_cut = false;
+        let most = MAX_BYTES - ABOUT.len() - serde_json::to_string(&self.about).unwrap_or_default().len();
         let first = entries.iter().position(|(_, _, entry)| {
             let fits = left <= most;
             left -= size(entry);

@@ -105,7 +105,7 @@ pub struct Progress {
     failed_at: Mutex<Option<Instant>>,
 }
 
-/// A watch that did not fail for so long works: while it does not, it is tried again every minute at least.
+/// A watch that gave nothing since it failed, and did not fail again for so long, works: it is tried again every minute at least.
 const WATCH_WORKS: Duration = Duration::from_secs(300);
 
 /// What is known of the annotation that a pod may inherit.
@@ -127,6 +127,8 @@ struct Pods {
     by_uid: HashMap<String, Pod>,
     /// Those of the list that is being read.
     listed: HashSet<String>,
+    /// Whether one is being read.
+    is_listing: bool,
     /// Those of the first list whose first attempt has not begun.
     unbegun: HashSet<String>,
     first_list_done: bool,
@@ -159,15 +161,22 @@ impl Progress {
         *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
+    /// It works: it gave something.
+    pub fn watch_works(&self) {
+        *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// Whether the node's pods are known: those of the first list have had their turn, and the watch did not fail lately.
     pub fn knows_pods(&self) -> bool {
         let failed_at = *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner);
-        self.is_ready() && failed_at.is_none_or(|at| at.elapsed() >= WATCH_WORKS)
+        self.is_ready() && !self.pods().is_listing && failed_at.is_none_or(|at| at.elapsed() >= WATCH_WORKS)
     }
 
     /// A list of all pods begins.
     pub fn list_began(&self) {
-        self.pods().listed.clear();
+        let mut pods = self.pods();
+        pods.listed.clear();
+        pods.is_listing = true;
     }
 
     /// A pod of that list.
@@ -198,6 +207,7 @@ impl Progress {
     pub fn list_ended(&self) -> Listed {
         let pods = &mut *self.pods();
         let listed = std::mem::take(&mut pods.listed);
+        pods.is_listing = false;
         pods.by_uid.retain(|uid, _| listed.contains(uid));
         pods.unbegun.retain(|uid| listed.contains(uid));
         if std::mem::replace(&mut pods.first_list_done, true) { Listed::Again } else { Listed::First }
@@ -596,6 +606,26 @@ mod tests {
             assert!(due.replayed);
             assert_eq!(progress.done(&pod, due, &served(Outcome::Created)), tell, "{phase}");
         }
+    }
+
+    /// What the node's record says of its pods must not be told anew meanwhile.
+    #[tokio::test(start_paused = true)]
+    async fn pods_are_not_known_while_the_watch_fails_or_lists() {
+        let progress = Progress::default();
+        let known = || progress.knows_pods();
+        progress.list_began();
+        assert!(!known());
+        progress.list_ended();
+        assert!(known());
+        progress.watch_failed();
+        assert!(!known());
+        progress.watch_works();
+        assert!(known());
+        progress.watch_failed();
+        tokio::time::advance(WATCH_WORKS).await;
+        assert!(known(), "it failed no more");
+        progress.list_began();
+        assert!(!known(), "a list that does not end");
     }
 
     #[tokio::test(start_paused = true)]

@@ -211,7 +211,7 @@ fn identity(source: &str) -> Option<&str> {
 }
 
 /// Whether two sources differ in who asks, and in nothing else.
-fn differ_in_identity(one: &str, other: &str) -> bool {
+pub(super) fn differ_in_identity(one: &str, other: &str) -> bool {
     let parts = |source: &str| -> Vec<String> {
         let fields = source.split(['?', '&']).filter(|field| !field.starts_with("as="));
         fields.map(str::to_owned).collect()
@@ -222,9 +222,8 @@ fn differ_in_identity(one: &str, other: &str) -> bool {
 /// Between pods of one workload the newest spec wins, and a tie stays.
 pub(super) fn by_age(held: &Held, wish: &Wish) -> Decision {
     let Some(since) = held.spec_since else { return Decision::TakeOver };
-    let differs_in_identity = differ_in_identity(&held.source, &wish.source);
     // The operator changed whether the agent asks for itself: no spec is older for that.
-    if differs_in_identity && !is_of_another_identity(held, wish) {
+    if differ_in_identity(&held.source, &wish.source) && !is_of_another_identity(held, wish) {
         return Decision::TakeOver;
     }
     if wish.asked.gives_way && wish.workload != Workload::ShortLived {
@@ -232,8 +231,6 @@ pub(super) fn by_age(held: &Held, wish: &Wish) -> Decision {
     }
     match wish.asked.since.cmp(&since) {
         Ordering::Greater => Decision::TakeOver,
-        // The account was made anew.
-        Ordering::Equal if differs_in_identity => Decision::TakeOver,
         Ordering::Equal => Decision::Tie,
         Ordering::Less => Decision::Superseded,
     }
@@ -343,7 +340,7 @@ mod tests {
             ("v1:a:b", "v1:a:b?as=uid/2", 90, TakeOver),
             ("v1:a:b?keys=A", "v1:a:b?as=uid/2&keys=A", 80, TakeOver),
             ("v1:a:b?as=uid/1", "v1:a:b", 80, TakeOver),
-            ("v1:a:b?as=uid/1", "v1:a:b?as=uid/2", 90, TakeOver),
+            ("v1:a:b?as=uid/1", "v1:a:b?as=uid/2", 90, Tie),
             ("v1:a:b?as=uid/1", "v1:a:b?as=uid/2", 80, Superseded),
             ("v1:a:c", "v1:a:b?as=uid/2", 90, Tie),
             ("v1:a:b", "v1:a:b?keys=A&as=uid/2", 80, Superseded),

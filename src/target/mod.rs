@@ -40,7 +40,10 @@ pub use reply::Stored;
 use self::{
     api::{Home, Mode, Objects, Target},
     body::{ObjectBody, printable},
-    held::{Decision, Held, Wish, across_identities, by_age, decide, from_short_lived, is_of_another_identity},
+    held::{
+        Decision, Held, Wish, across_identities, by_age, decide, differ_in_identity, from_short_lived,
+        is_of_another_identity,
+    },
     reply::{Reply, Verb},
     turns::{Seen, Turns},
 };
@@ -408,8 +411,10 @@ impl Targets {
         value: &Value,
     ) -> Result<Option<(Outcome, Stored)>, TargetError> {
         let same_source = held.filter(|held| held.source == wish.source);
+        let same_spec =
+            held.filter(|held| held.source == wish.source || differ_in_identity(&held.source, &wish.source));
         let since =
-            same_source.and_then(|held| held.spec_since).map_or(wish.asked.since, |since| since.max(wish.asked.since));
+            same_spec.and_then(|held| held.spec_since).map_or(wish.asked.since, |since| since.max(wish.asked.since));
         let workload = same_source.and_then(|held| held.workload.as_ref()).unwrap_or(&wish.workload);
         let verb = if held.is_some() { Verb::Update } else { Verb::Create };
         let _reserved = self.bodies.reserve(ObjectBody::max_bytes(&value.data)).await;

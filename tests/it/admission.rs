@@ -498,7 +498,10 @@ async fn central_mode_in_another_namespace_leaves_the_masters_where_they_are() {
     for name in ["jasm-agent", "jasm-janitor"] {
         let runs = |object: &&Value| matches!(object["kind"].as_str(), Some("DaemonSet" | "Deployment"));
         let program = objects.iter().filter(runs).find(|object| object["metadata"]["name"] == name);
-        assert_eq!(program.map(|program| text(program, "/metadata/namespace")).as_deref(), Some("elsewhere"), "{name}");
+        let program = program.expect("a program");
+        let image = text(program, "/spec/template/spec/containers/0/image");
+        assert_eq!(text(program, "/metadata/namespace"), "elsewhere", "{name}");
+        assert!(image.ends_with(concat!(":", env!("CARGO_PKG_VERSION"))), "{name}: {image}");
     }
 }
 

@@ -36,6 +36,8 @@ pub(super) const EKS_AUDIENCE: &str = "pods.eks.amazonaws.com";
 const EKS_ENDPOINT: &str = "http://169.254.170.23/v1/credentials";
 /// The longest name of a session.
 const SESSION_NAME: usize = 64;
+/// For an exchange, with the token that it is about: before the SDK gives up, which tells nobody why.
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a failure answers all who ask: those who waited for the same exchange. Less than anybody's pause after it.
 const FAILURE_STANDS: Duration = Duration::from_millis(500);
 
@@ -143,7 +145,7 @@ pub(super) fn eks_endpoint() -> String {
     set.unwrap_or_else(|| EKS_ENDPOINT.to_owned())
 }
 
-/// Whether a pod's token may be sent there: on the node, or with TLS.
+/// Whether a pod's token may be sent there.
 pub(super) fn is_on_the_node(address: &str) -> bool {
     let host = address.parse::<http::Uri>().ok().and_then(|uri| uri.host().map(str::to_owned));
     host.is_some_and(|host| {
@@ -172,7 +174,9 @@ impl Once {
         if let Some((_, failed)) = before.filter(|(at, _)| at.elapsed() < FAILURE_STANDS) {
             return Err(Unexchanged(failed));
         }
-        let outcome = self.exchange.exchange().await;
+        let outcome = tokio::time::timeout(TIMEOUT, self.exchange.exchange()).await;
+        let late = |_| Err(Unexchanged(Failed::new(Failure::Unavailable, format!("no answer within {TIMEOUT:?}"))));
+        let outcome = outcome.unwrap_or_else(late);
         let failed = outcome.as_ref().err().map(|Unexchanged(failed)| (Instant::now(), failed.clone()));
         *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = failed;
         outcome

@@ -198,7 +198,8 @@ impl<C: Clone> Service<C> {
     fn reached(&self, outcome: Result<(), Failed>) -> Result<(), ProviderError> {
         match outcome {
             Err(failed)
-                if matches!(failed.failure, Failure::Refused | Failure::NoCredentials | Failure::Unavailable) =>
+                if failed.is_of_an_exchange
+                    || matches!(failed.failure, Failure::Refused | Failure::NoCredentials | Failure::Unavailable) =>
             {
                 Err(self.own.explain("", "", failed))
             }

@@ -213,6 +213,9 @@ impl KeyVault {
         }
         let Some(refusal) = Refusal::of(error) else {
             return match (nobody_answered(error), error.kind()) {
+                (Some(source), _) if is_of_a_login(error) => {
+                    ProviderError::Login { provider, problem: "did not answer", retry_after: None, source }
+                }
                 (Some(source), _) => ProviderError::Unavailable { provider, source },
                 (None, ErrorKind::Credential) => credentials("no login was possible".into()),
                 (None, kind) => {
@@ -285,6 +288,12 @@ impl std::fmt::Display for Refusal {
 fn nobody_answered(error: &Error) -> Option<BoxError> {
     let failed = causes(error).find_map(|cause| cause.downcast_ref::<HttpError>())?;
     (!matches!(failed, HttpError::TooLarge)).then(|| chain(failed).into())
+}
+
+/// Whether whoever gives out tokens was asked, and not the vault.
+fn is_of_a_login(error: &Error) -> bool {
+    let causes = causes(error).filter_map(|cause| cause.downcast_ref::<Error>());
+    causes.map(Error::kind).any(|kind| matches!(kind, ErrorKind::Credential))
 }
 
 fn causes(error: &Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {

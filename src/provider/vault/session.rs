@@ -80,6 +80,9 @@ struct Refused {
     proof: Zeroizing<String>,
     times: u32,
     again_at: Option<Instant>,
+    /// Each proof of a pod's is new, and says the same: those who waited for a login that gave nothing share what it was told, and
+    /// what to do about it where that is known.
+    of_pod: Option<(Instant, Option<String>, String)>,
 }
 
 impl Refused {
@@ -93,18 +96,26 @@ impl Refused {
     }
 
     fn stands(&self, proof: &str) -> bool {
-        self.proof.as_str() == proof && self.waits()
+        self.proof.as_str() == proof && self.again_at.is_some_and(|again_at| Instant::now() < again_at)
     }
 
-    fn waits(&self) -> bool {
-        self.again_at.is_some_and(|again_at| Instant::now() < again_at)
+    fn shared(&self) -> Option<Failed> {
+        let (_, remedy, said) = self.of_pod.as_ref().filter(|(at, _, _)| at.elapsed() < SHARED)?;
+        Some(match remedy.clone() {
+            Some(remedy) => Failed::NoProof { remedy, said: said.clone() },
+            None => Failed::Login(said.clone()),
+        })
+    }
+
+    fn share(&mut self, failed: Option<&Failed>) {
+        self.of_pod = match failed {
+            Some(Failed::NoProof { remedy, said }) => Some((Instant::now(), Some(remedy.clone()), said.clone())),
+            Some(Failed::Login(said)) => Some((Instant::now(), None, said.clone())),
+            _ => None,
+        };
     }
 
     fn note(&mut self, proof: &str, login: &Login) {
-        if matches!(login, Login::Pod { .. }) {
-            self.again_at = Some(Instant::now() + SHARED);
-            return;
-        }
         self.times = if self.proof.as_str() == proof { self.times + 1 } else { 1 };
         self.proof = Zeroizing::new(proof.to_owned());
         self.again_at = Some(Instant::now() + self.pause(login));
@@ -255,11 +266,18 @@ impl Session {
     }
 
     async fn prove(&self, refused: &mut Refused) -> Result<Token, Failed> {
-        // Each proof of a pod's is new, and says the same: those who waited for a login that was refused share that.
-        let is_pods = matches!(self.login, Login::Pod { .. });
-        if is_pods && refused.waits() {
-            return Err(Failed::Login("a login of this account was refused a moment ago".to_owned()));
+        if !matches!(self.login, Login::Pod { .. }) {
+            return self.proven(refused).await;
         }
+        if let Some(failed) = refused.shared() {
+            return Err(failed);
+        }
+        let outcome = self.proven(&mut Refused::default()).await;
+        refused.share(outcome.as_ref().err());
+        outcome
+    }
+
+    async fn proven(&self, refused: &mut Refused) -> Result<Token, Failed> {
         let proof = self.login.proof().await?;
         let (mount, body) = match &self.login {
             Login::TokenFile(_) => return Ok(self.of_file(proof)),
