@@ -129,9 +129,8 @@ impl Janitor {
         }
         tokio::time::sleep(RECORDED).await;
         let replicas = self.lister.replicas(|source| ended.contains(source)).await?;
-        let mut returned = replicas.orphans(ended, &HashSet::new());
         // Records remember those that went.
-        returned.retain(|orphan| orphan.in_use);
+        let returned = self.judged(replicas.orphans(ended, &HashSet::new())).await.orphans;
         if is_a_wave(returned.len(), known) && !self.config.allow_waves {
             tracing::error!(
                 replicas = returned.len(),
@@ -139,13 +138,11 @@ impl Janitor {
             );
             return Ok(());
         }
-        for orphan in returned {
-            if let Ok(Judgement::Orphan(state)) = self.remover.judge(&orphan).await {
-                if !self.election.is_mine() {
-                    return Ok(());
-                }
-                self.replica(&orphan, &state, &mut None, memory).await?;
+        for (orphan, state) in returned {
+            if !self.election.is_mine() {
+                return Ok(());
             }
+            self.replica(&orphan, &state, &mut None, memory).await?;
         }
         Ok(())
     }

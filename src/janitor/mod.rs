@@ -180,9 +180,7 @@ impl Janitor {
         let replicas = self.lister.replicas(is_wanted).await?;
         memory.recorded = Some(replicas.recorded().clone());
         let recorded = replicas.sources();
-        let missing = recorded.iter().copied().filter(|source| !sources.contains_key(source)).collect();
-        // That there is none at all is no word about any.
-        let missing = if masters.is_empty() { BTreeSet::new() } else { missing };
+        let missing = missing(&recorded, &sources);
         let taken = taken(&missing, memory, self.config.confirm_after);
         let mut findings = self.judged(replicas.orphans(&gone, &taken)).await;
         (findings.not_believed, findings.unanswered) = (not_believed, unanswered);
@@ -243,11 +241,18 @@ impl Janitor {
                 gone.insert((*source).to_owned());
             }
         }
-        // One that does not answer is another trouble.
-        let is_doubted =
-            |(instance, said): &(&str, Said)| said.is_doubted(allowed) && !unanswered.contains_key(*instance);
-        let not_believed = said.into_iter().filter(is_doubted).map(|(instance, Said { there, all_absent, .. })| {
-            format!("{instance} is not believed: it says that {all_absent} sources are absent, and {there} there")
+        // What is not answered is another trouble.
+        let is_doubted = |(instance, said): &(&str, Said)| {
+            let unanswered = unanswered.get(*instance).map_or(0, |(count, _)| *count);
+            Said { there: said.there + unanswered, ..*said }.is_doubted(allowed)
+        };
+        let not_believed = said.into_iter().filter(is_doubted).map(|(instance, said)| {
+            let Said { there, absent, all_absent } = said;
+            format!(
+                "{instance} is not believed: it says that {absent} sources are absent, {} more of which no replica is on record, and \
+                 {there} there",
+                all_absent - absent
+            )
         });
         let not_believed = not_believed.collect();
         let unanswered = unanswered
@@ -327,6 +332,17 @@ fn by_source(masters: &[Listed]) -> BTreeMap<&str, Vec<Stored>> {
         by_source.entry(&master.source).or_default().push(master.stored.clone());
     }
     by_source
+}
+
+/// Sources of replicas without a master. That there is none at all is no word about any.
+fn missing<'a>(recorded: &BTreeSet<&'a str>, sources: &BTreeMap<&str, Vec<Stored>>) -> BTreeSet<&'a str> {
+    if !sources.is_empty() {
+        return recorded.iter().copied().filter(|source| !sources.contains_key(source)).collect();
+    }
+    if !recorded.is_empty() {
+        tracing::warn!("there is no master at all: no replica counts as one whose master was deleted");
+    }
+    BTreeSet::new()
 }
 
 /// Sources whose masters were missing in two lists, far enough apart.

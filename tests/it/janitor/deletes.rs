@@ -103,7 +103,7 @@ async fn a_wave_stops_it_until_it_is_allowed() {
     for path in &paths {
         stage.scene.store.delete(path).await;
     }
-    janitor.says(&["is not believed: it says that 7 sources are absent"]).await;
+    janitor.says(&["is not believed: it says that 7 sources are absent, 0 more of which"]).await;
     // For some rounds more.
     tokio::time::sleep(std::time::Duration::from_secs(5)).await;
     for name in &all {
