@@ -231,8 +231,7 @@ impl Context {
                 let found = self.service_accounts.of(pod, since).await;
                 found.map_err(|error| {
                     let (provider, remedy) = (provider.clone(), error.to_string().into());
-                    let error =
-                        ProviderError::Credentials { provider, remedy, source: crate::error::chain(&*error).into() };
+                    let error = ProviderError::Credentials { provider, remedy, source: chain(&*error).into() };
                     SyncError::Provider(FetchError::answered(Arc::new(error), None))
                 })?
             }

@@ -101,8 +101,6 @@ pub struct Verdict {
 pub struct Progress {
     pods: Mutex<Pods>,
     inherits: bool,
-    /// When the watch on pods failed last.
-    failed_at: Mutex<Option<Instant>>,
 }
 
 /// A watch that gave nothing since it failed, and did not fail again for so long, works: it is tried again every minute at least.
@@ -129,12 +127,18 @@ struct Pods {
     listed: HashSet<String>,
     /// Whether one is being read.
     is_listing: bool,
+    /// When the watch failed last, while it has given nothing since.
+    failed_at: Option<Instant>,
     /// Those of the first list whose first attempt has not begun.
     unbegun: HashSet<String>,
     first_list_done: bool,
 }
 
 impl Pods {
+    fn is_begun(&self) -> bool {
+        self.first_list_done && self.unbegun.is_empty()
+    }
+
     /// What one pod has now, all others have that were served with the same object.
     fn share(&mut self, namespace: &PodNamespace, request: &SecretRequest, holds: &Holds) {
         let neighbours = self.by_uid.values_mut().filter(|pod| pod.namespace == *namespace);
@@ -158,18 +162,19 @@ impl Progress {
 
     /// The watch on pods failed; it is tried again.
     pub fn watch_failed(&self) {
-        *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        self.pods().failed_at = Some(Instant::now());
     }
 
     /// It works: it gave something.
     pub fn watch_works(&self) {
-        *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.pods().failed_at = None;
     }
 
     /// Whether the node's pods are known: those of the first list have had their turn, and the watch did not fail lately.
     pub fn knows_pods(&self) -> bool {
-        let failed_at = *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner);
-        self.is_ready() && !self.pods().is_listing && failed_at.is_none_or(|at| at.elapsed() >= WATCH_WORKS)
+        let pods = self.pods();
+        let works = pods.failed_at.is_none_or(|at| at.elapsed() >= WATCH_WORKS);
+        pods.is_begun() && !pods.is_listing && works
     }
 
     /// A list of all pods begins.
@@ -239,8 +244,7 @@ impl Progress {
 
     /// Whether the first list is done and work on each of its pods has begun.
     pub fn is_ready(&self) -> bool {
-        let pods = self.pods();
-        pods.first_list_done && pods.unbegun.is_empty()
+        self.pods().is_begun()
     }
 
     /// What is known of the annotation that a pod without its own may inherit. A pod that is gone inherits nothing.
