@@ -207,6 +207,7 @@ impl SyncError {
                 ProviderError::Unreadable { .. } => "FetchUnreadable",
                 ProviderError::AccessDenied { .. } => "FetchAccessDenied",
                 ProviderError::Credentials { .. } => "FetchCredentials",
+                ProviderError::PodGone { .. } => "FetchPodGone",
                 ProviderError::Throttled { .. } => "FetchThrottled",
                 ProviderError::Login { .. } => "FetchLogin",
                 ProviderError::Unavailable { .. } => "FetchUnavailable",
@@ -248,7 +249,7 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workload::Workload;
+    use crate::{service_account::TokenError, workload::Workload};
 
     /// A text that only a store or the API server would write.
     const FOREIGN: &str = "text-of-another-program";
@@ -276,6 +277,7 @@ mod tests {
                 source: source(),
             },
             ProviderError::Credentials { provider: provider(), remedy: "check the role".into(), source: source() },
+            ProviderError::of_token(provider(), &TokenError::Gone { subject: "ns:app".to_owned(), source: source() }),
             ProviderError::Throttled { provider: provider(), retry_after: None, source: source() },
             ProviderError::Login { provider: provider(), problem: "x", retry_after: None, source: source() },
             ProviderError::Unavailable { provider: provider(), source: source() },
@@ -377,7 +379,7 @@ mod tests {
     fn only_trouble_that_passes_is_retried_fast() {
         for error in provider_errors() {
             assert_eq!(error.retry() == Retry::Transient, error.result() == "unavailable", "{error}");
-            let throttled = matches!(error.result(), "credentials" | "throttled" | "login");
+            let throttled = matches!(error.result(), "credentials" | "pod_gone" | "throttled" | "login");
             assert_eq!(error.retry() == Retry::Throttled, throttled, "{error}");
         }
         let busy = |code| TargetError::Busy { target: "a/b".into(), code, source: FOREIGN.into() }.retry();

@@ -230,8 +230,7 @@ impl Context {
                 let since = if is_first { due.seen_at.max(now.checked_sub(ACCOUNT_HOLDS).unwrap_or(now)) } else { now };
                 let found = self.service_accounts.of(pod, since).await;
                 found.map_err(|error| {
-                    let (provider, remedy) = (provider.clone(), error.to_string().into());
-                    let error = ProviderError::Credentials { provider, remedy, source: chain(&*error).into() };
+                    let error = ProviderError::of_token(provider.clone(), &error);
                     SyncError::Provider(FetchError::answered(Arc::new(error), None))
                 })?
             }

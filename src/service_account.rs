@@ -194,6 +194,11 @@ impl ServiceAccount {
         claims.chain(malformed).collect()
     }
 
+    /// Whether a pod of it has asked that is not known to be gone.
+    pub fn has_pods(&self) -> bool {
+        self.proof.as_ref().is_some_and(|proof| !proof.pods().is_empty())
+    }
+
     /// A token of it, bound to its pod that asked last, for this audience alone; it holds ten minutes.
     ///
     /// # Errors

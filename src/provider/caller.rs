@@ -47,6 +47,11 @@ pub enum Caller {
 }
 
 impl Caller {
+    /// Whether there may be a pod by whose token it can ask.
+    pub(super) fn has_pods(&self) -> bool {
+        matches!(self, Self::ServiceAccount(account) if account.has_pods())
+    }
+
     /// The identity alone, which keeps nothing alive.
     pub fn identity(&self) -> Identity {
         match self {

@@ -6,8 +6,9 @@ use tokio::time::Instant;
 
 use crate::{
     annotations::quoted,
-    error::{BoxError, Retry},
+    error::{BoxError, Retry, chain},
     provider::ProviderName,
+    service_account::TokenError,
 };
 
 /// Why a fetch gave no value. The text names object and remedy; what the store or its SDK said is only in the source.
@@ -57,6 +58,17 @@ pub enum ProviderError {
         /// What to do.
         remedy: Cow<'static, str>,
         /// What the store or the SDK said.
+        #[source]
+        source: BoxError,
+    },
+    /// The pod by whose token the store is asked is gone, or its service account is. Another pod of the account may be there.
+    #[error("{provider} was not asked: {problem}")]
+    PodGone {
+        /// The instance that was to be asked.
+        provider: ProviderName,
+        /// Whose pod.
+        problem: String,
+        /// What the API server said.
         #[source]
         source: BoxError,
     },
@@ -114,12 +126,28 @@ fn shown(identity: &str) -> String {
 }
 
 impl ProviderError {
+    /// The service account of a pod proves nothing.
+    pub(crate) fn of_token(provider: ProviderName, error: &TokenError) -> Self {
+        let source = chain(error).into();
+        match error {
+            TokenError::Gone { .. } => Self::PodGone { provider, problem: error.to_string(), source },
+            _ => Self::Credentials { provider, remedy: error.to_string().into(), source },
+        }
+    }
+
+    /// Whether another pod of the same account may have more success.
+    pub(super) fn is_of_a_pod_that_is_gone(&self) -> bool {
+        matches!(self, Self::PodGone { .. })
+    }
+
     /// When to ask again.
     pub fn retry(&self) -> Retry {
         match self {
             Self::NotFound { .. } | Self::Unreadable { .. } => Retry::Absent,
             Self::AccessDenied { .. } | Self::Invalid { .. } => Retry::Denied,
-            Self::Credentials { .. } | Self::Throttled { .. } | Self::Login { .. } => Retry::Throttled,
+            Self::Credentials { .. } | Self::PodGone { .. } | Self::Throttled { .. } | Self::Login { .. } => {
+                Retry::Throttled
+            }
             Self::Unavailable { .. } => Retry::Transient,
         }
     }
@@ -131,6 +159,7 @@ impl ProviderError {
             Self::Unreadable { .. } => "unreadable",
             Self::AccessDenied { .. } => "access_denied",
             Self::Credentials { .. } => "credentials",
+            Self::PodGone { .. } => "pod_gone",
             Self::Throttled { .. } => "throttled",
             Self::Login { .. } => "login",
             Self::Unavailable { .. } => "unavailable",

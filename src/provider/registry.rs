@@ -273,7 +273,13 @@ impl Registry {
             };
             (seen_through, ask.run().map_ok(Arc::new).boxed())
         };
-        self.in_flight.fetch(&key, asker.not_older_than(), start).await
+        loop {
+            match self.in_flight.fetch(&key, asker.not_older_than(), start).await {
+                // It was asked by a pod that is gone, before this one was known; it forgets that pod.
+                Err(error) if error.provider_error().is_of_a_pod_that_is_gone() && admitted.caller().has_pods() => {}
+                outcome => return outcome,
+            }
+        }
     }
 }
 
@@ -301,7 +307,13 @@ impl Ask {
         let outcome = self.asked().await.map_err(Arc::new);
         self.metrics.provider_request(adapter.name(), outcome.as_ref().map_or_else(|error| error.result(), |_| "ok"));
         self.note_trouble(circuit.note(&self.key, &self.namespace, &outcome));
-        throttle.note(&self.key.identity, &outcome);
+        match &outcome {
+            // What becomes of one pod is no word about the others.
+            Err(error) if error.is_of_a_pod_that_is_gone() => {
+                return Err(FetchError::answered(Arc::clone(error), None));
+            }
+            outcome => throttle.note(&self.key.identity, outcome),
+        }
         match outcome {
             Ok(payload) => {
                 if self.setbacks.clear(&self.key) {
@@ -349,5 +361,147 @@ impl Ask {
                 self.changes.announce();
             }
         }
+    }
+}
+
+#[cfg(all(test, feature = "aws"))]
+mod tests {
+    use std::sync::Mutex;
+
+    use async_trait::async_trait;
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+    use http::Request;
+    use kube::{Client, client::Body};
+    use serde_json::{Value, json};
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::{
+        fake_api::{Reply, json_reply},
+        pod::PodView,
+        policy::{Policy, Requester},
+        request::SecretRequest,
+        service_account::ServiceAccounts,
+    };
+
+    /// A store that takes tokens of pods, and says no more than those; each failure is held until it is let go.
+    #[derive(Debug)]
+    struct Store {
+        name: ProviderName,
+        failed: Notify,
+        let_go: Notify,
+    }
+
+    #[async_trait]
+    impl SecretProvider for Store {
+        fn name(&self) -> &ProviderName {
+            &self.name
+        }
+
+        fn usual_payload_bytes(&self) -> usize {
+            1024
+        }
+
+        fn acts_as(&self) -> ActsAs {
+            ActsAs::Pod
+        }
+
+        fn drop_unused(&self) -> usize {
+            0
+        }
+
+        async fn fetch(&self, _: &RemoteRef, caller: &Caller) -> Result<SecretPayload, ProviderError> {
+            let Caller::ServiceAccount(account) = caller else { unreachable!("it acts as pods") };
+            match account.token("store").await {
+                Ok(token) => Ok(SecretPayload::new(token.as_bytes().to_vec(), "1")),
+                Err(error) => {
+                    self.failed.notify_one();
+                    self.let_go.notified().await;
+                    Err(ProviderError::of_token(self.name.clone(), &error))
+                }
+            }
+        }
+
+        async fn warm_up(&self) -> Result<String, ProviderError> {
+            Ok(String::new())
+        }
+    }
+
+    /// An API server that knows one account, and of its pods only `stays`. Gives the pods for which it was asked for a token.
+    fn api_server() -> (Client, Arc<Mutex<Vec<String>>>) {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let noted = Arc::clone(&asked);
+        let service = tower::service_fn(move |request: Request<Body>| answer(request, Arc::clone(&noted)));
+        (Client::new(service, "jasm-system"), asked)
+    }
+
+    async fn answer(request: Request<Body>, asked: Arc<Mutex<Vec<String>>>) -> Reply {
+        if request.method() == "GET" {
+            let metadata = json!({"name": "app", "namespace": "team-a", "uid": "u-1"});
+            return json_reply(200, &json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}));
+        }
+        let sent: Value = serde_json::from_slice(&request.into_body().collect_bytes().await?)?;
+        let pod = sent["spec"]["boundObjectRef"]["name"].as_str().unwrap_or_default().to_owned();
+        let is_there = pod == "stays";
+        asked.lock().expect("a lock").push(pod);
+        if !is_there {
+            let status =
+                json!({"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404, "message": "no"});
+            return json_reply(404, &status);
+        }
+        let claims = URL_SAFE_NO_PAD.encode(r#"{"kubernetes.io":{"serviceaccount":{"uid":"u-1"}}}"#);
+        let mut granted = sent;
+        granted["status"] = json!({"token": format!("x.{claims}.y"), "expirationTimestamp": "2030-01-01T00:00:00Z"});
+        json_reply(201, &granted)
+    }
+
+    fn pod(name: &str) -> PodView {
+        let metadata = json!({"name": name, "namespace": "team-a", "uid": name});
+        let spec = json!({"nodeName": "node-1", "serviceAccountName": "app"});
+        serde_json::from_value(json!({"metadata": metadata, "spec": spec})).expect("a pod")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_that_goes_while_the_store_is_asked_by_its_token_fails_none_that_comes_meanwhile() {
+        let name = ProviderName::for_test("aws");
+        let store = Arc::new(Store { name: name.clone(), failed: Notify::default(), let_go: Notify::default() });
+        let built = Built { adapter: Arc::clone(&store) as Arc<dyn SecretProvider>, concurrency: 4 };
+        let registry = Registry {
+            instances: BTreeMap::from([(name.clone(), Arc::new(Instance::new(Kind::for_test(), built)))]),
+            catalogue: Catalogue::new(Mode::Direct, [(name, Kind::for_test())]),
+            left_out: Vec::new(),
+            in_flight: InFlight::default(),
+            setbacks: Arc::default(),
+            metrics: Arc::default(),
+            changes: Arc::default(),
+        };
+        let (client, asked) = api_server();
+        let accounts = ServiceAccounts::new(client, "node-1", Arc::default());
+        let rule = "rules: [{namespaces: ['*'], serviceAccounts: ['*'], providers: ['*'], paths: ['**']}]";
+        let policy = Policy::parse([("policy.yaml", rule)]).expect("a policy");
+        let (since, seen) = (tokio::time::Instant::now(), SeenClock::default());
+        let fetch = async |pod: PodView| {
+            let account = accounts.of(&pod, since).await.expect("an account");
+            let admitted =
+                policy.admit(SecretRequest::for_test("aws", "a", "x"), &Requester::of(&pod)).expect("admitted");
+            let namespace = pod.namespace();
+            let asker = Asker { namespace, reference: Timestamp::UNIX_EPOCH, freshness: Duration::ZERO };
+            registry.fetch(&admitted.by(Caller::ServiceAccount(account)), &asker, &seen).await
+        };
+
+        let late = async {
+            store.failed.notified().await;
+            let all = join(fetch(pod("stays")), async { store.let_go.notify_one() }).await;
+            all.0
+        };
+        let (passes, stays) = join(fetch(pod("passes")), late).await;
+        assert!(passes.is_ok() && stays.is_ok(), "{passes:?} {stays:?}");
+        assert_eq!(*asked.lock().expect("a lock"), ["passes", "stays"], "one fetch that failed, and one for both");
+
+        // One that is alone is told, and stands in nobody's way.
+        store.let_go.notify_one();
+        let alone = fetch(pod("passes")).await.expect_err("nobody to ask by");
+        assert!(alone.provider_error().is_of_a_pod_that_is_gone() && alone.again_at().is_none(), "{alone:?}");
+        assert!(fetch(pod("stays")).await.is_ok(), "at once");
     }
 }

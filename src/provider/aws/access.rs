@@ -113,6 +113,7 @@ impl<C: Clone> Access<C> {
                 let remedy = failed.remedy.unwrap_or_else(|| self.remedy.clone()).into();
                 ProviderError::Credentials { provider, remedy, source }
             }
+            Failure::PodGone => ProviderError::PodGone { provider, problem: failed.remedy.unwrap_or_default(), source },
             problem @ (Failure::Throttled | Failure::Unavailable) if failed.is_of_an_exchange => {
                 let problem = if problem == Failure::Throttled { "asks for patience" } else { "did not answer" };
                 ProviderError::Login { provider, problem, retry_after: None, source }

@@ -104,7 +104,9 @@ impl Unexchanged {
 
 impl From<TokenError> for Unexchanged {
     fn from(error: TokenError) -> Self {
-        Self::new(error.to_string(), crate::error::chain(&error))
+        let failure = if matches!(error, TokenError::Gone { .. }) { Failure::PodGone } else { Failure::NoCredentials };
+        let remedy = Some(error.to_string());
+        Self(Failed { remedy, ..Failed::new(failure, crate::error::chain(&error)) })
     }
 }
 
@@ -177,7 +179,9 @@ impl Once {
         let outcome = tokio::time::timeout(TIMEOUT, self.exchange.exchange()).await;
         let late = |_| Err(Unexchanged(Failed::new(Failure::Unavailable, format!("no answer within {TIMEOUT:?}"))));
         let outcome = outcome.unwrap_or_else(late);
-        let failed = outcome.as_ref().err().map(|Unexchanged(failed)| (Instant::now(), failed.clone()));
+        // A pod that is gone is the failure of nobody else.
+        let failed = outcome.as_ref().err().filter(|Unexchanged(failed)| failed.failure != Failure::PodGone);
+        let failed = failed.map(|Unexchanged(failed)| (Instant::now(), failed.clone()));
         *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = failed;
         outcome
     }

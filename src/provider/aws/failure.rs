@@ -20,6 +20,8 @@ pub(super) enum Failure {
     Refused,
     /// There are none.
     NoCredentials,
+    /// There are none, since the pod that asked is gone.
+    PodGone,
     Throttled,
     Unavailable,
     Invalid,
@@ -28,7 +30,7 @@ pub(super) enum Failure {
 impl Failure {
     /// Whether a refusal of several names may be about one of them alone.
     pub(super) fn may_be_about_one(self) -> bool {
-        !matches!(self, Self::Refused | Self::NoCredentials | Self::Throttled | Self::Unavailable)
+        !matches!(self, Self::Refused | Self::NoCredentials | Self::PodGone | Self::Throttled | Self::Unavailable)
     }
 }
 

@@ -205,11 +205,7 @@ impl KeyVault {
             source,
         };
         if let Some(error) = causes(error).find_map(|cause| cause.downcast_ref::<TokenError>()) {
-            return ProviderError::Credentials {
-                provider,
-                remedy: error.to_string().into(),
-                source: chain(error).into(),
-            };
+            return ProviderError::of_token(provider, error);
         }
         let Some(refusal) = Refusal::of(error) else {
             return match (nobody_answered(error), error.kind()) {

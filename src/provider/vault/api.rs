@@ -59,6 +59,11 @@ pub(super) enum Failed {
         remedy: String,
         said: String,
     },
+    /// The pod that asked is gone.
+    PodGone {
+        problem: String,
+        said: String,
+    },
     Throttled(Option<Duration>),
     Unavailable(BoxError),
     Invalid(&'static str),

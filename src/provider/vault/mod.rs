@@ -290,6 +290,7 @@ impl Vault {
             Failed::NoProof { remedy, said } => {
                 ProviderError::Credentials { provider, remedy: remedy.into(), source: said.into() }
             }
+            Failed::PodGone { problem, said } => ProviderError::PodGone { provider, problem, source: said.into() },
             Failed::Throttled(retry_after) => {
                 ProviderError::Throttled { provider, retry_after, source: "a rate limit quota of Vault's".into() }
             }

@@ -13,7 +13,10 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::api::{Api, Failed, Granted};
-use crate::{error::chain, service_account::ServiceAccount};
+use crate::{
+    error::chain,
+    service_account::{ServiceAccount, TokenError},
+};
 
 /// A token of a login so short ago has the rights that there are: that it is refused is about the path, unless it is
 /// revoked. Else each path without a right would cost a login.
@@ -56,7 +59,13 @@ impl Login {
                 // Whoever asks has it.
                 let gone = || Failed::NoProof { remedy: "the pod is gone".to_owned(), said: "nobody asks".to_owned() };
                 let token = account.upgrade().ok_or_else(gone)?.token(&role.audience).await;
-                token.map_err(|error| Failed::NoProof { remedy: error.to_string(), said: chain(&error) })
+                token.map_err(|error| {
+                    let (remedy, said) = (error.to_string(), chain(&error));
+                    match error {
+                        TokenError::Gone { .. } => Failed::PodGone { problem: remedy, said },
+                        _ => Failed::NoProof { remedy, said },
+                    }
+                })
             }
         }
     }
