@@ -33,7 +33,7 @@
 //! | [`report`] | an outcome as log line, metric and Event | writes Events |
 //! | [`error`] | why a sync failed, under which reason, when to try again | no |
 //! | [`changes`], [`clock`], [`limits`] | what wakes waiters; the API server's time; bytes held | no |
-//! | `delays`, `names` | pauses between attempts; the grammar of names | no |
+//! | `delays`, `last_failure`, `names` | pauses between attempts; what several wait for; the grammar of names | no |
 //!
 //! # Invariants
 //!
@@ -67,6 +67,7 @@ mod fake_api;
 pub mod janitor;
 pub mod journald;
 pub mod kubernetes;
+mod last_failure;
 pub mod limits;
 pub mod mapping;
 pub mod masters;

@@ -22,6 +22,7 @@ use zeroize::Zeroizing;
 use crate::{
     changes::Changes,
     error::BoxError,
+    last_failure::LastFailure,
     pod::{PodNamespace, PodView},
 };
 
@@ -314,7 +315,7 @@ type Slot = Arc<tokio::sync::Mutex<Looked>>;
 #[derive(Default)]
 struct Looked {
     found: Option<(Instant, Weak<ServiceAccount>)>,
-    failed: Option<(Instant, Arc<TokenError>)>,
+    failed: LastFailure<Arc<TokenError>>,
 }
 
 /// How long a look that failed answers all who ask.
@@ -371,12 +372,12 @@ impl ServiceAccounts {
         let account = match before {
             Some((at, account)) if at >= since => account,
             before => {
-                if let Some((_, error)) = known.failed.as_ref().filter(|(at, _)| at.elapsed() < FAILURE_STANDS) {
-                    return Err(Arc::clone(error));
+                if let Some(error) = known.failed.within(FAILURE_STANDS) {
+                    return Err(error);
                 }
                 let at = Instant::now();
                 let read = self.read(namespace, &name, &subject).await.map_err(Arc::new);
-                known.failed = read.as_ref().err().map(|error| (Instant::now(), Arc::clone(error)));
+                known.failed.note(read.as_ref().err().map(Arc::clone));
                 let read = Arc::new(read?);
                 let is_another = before.as_ref().is_some_and(|(_, account)| !is_same(account, &read));
                 let account = before.map(|(_, account)| account).filter(|_| !is_another).unwrap_or(read);
@@ -429,7 +430,7 @@ impl ServiceAccounts {
         slots.retain(|_, slot| {
             let lives = |known: &Looked| {
                 let is_used = known.found.as_ref().is_some_and(|(_, account)| account.strong_count() > 0);
-                is_used || known.failed.as_ref().is_some_and(|(at, _)| at.elapsed() < FAILURE_STANDS)
+                is_used || known.failed.within(FAILURE_STANDS).is_some()
             };
             Arc::strong_count(slot) > 1 || slot.try_lock().is_ok_and(|known| lives(&known))
         });

@@ -17,6 +17,9 @@ use crate::{error::BoxError, secret_value::append};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// From the request to the last byte of the answer.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
+/// For whoever gives out credentials, so that there is time left to tell that it was not the store that gave no answer.
+#[cfg(any(feature = "aws", feature = "azure"))]
+pub(super) const LOGIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// What is read of an answer: more than any store's largest value.
 const MAX_ANSWER_BYTES: usize = 1536 * 1024;
 /// The certificates that come with the image.
@@ -63,7 +66,7 @@ impl Answer {
 pub(super) enum HttpError {
     #[error("no connection")]
     Connect(#[source] BoxError),
-    #[error("no answer within {TIMEOUT:?}")]
+    #[error("no answer in time")]
     Timeout,
     #[error("the answer is larger than {MAX_ANSWER_BYTES} bytes")]
     TooLarge,

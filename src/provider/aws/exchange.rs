@@ -3,7 +3,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, SystemTime},
 };
 
@@ -19,14 +19,16 @@ use aws_sdk_sts::{
 };
 use http::{Request, header};
 use serde::Deserialize;
-use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::{
-    super::http::Http,
+    super::http::{Http, LOGIN_TIMEOUT},
     failure::{Failed, Failure},
 };
-use crate::service_account::{ROLE_ARN, ServiceAccount, TokenError};
+use crate::{
+    last_failure::LastFailure,
+    service_account::{ROLE_ARN, ServiceAccount, TokenError},
+};
 
 /// The audience of tokens for STS, as EKS and everybody else has it.
 pub(super) const STS_AUDIENCE: &str = "sts.amazonaws.com";
@@ -36,8 +38,6 @@ pub(super) const EKS_AUDIENCE: &str = "pods.eks.amazonaws.com";
 const EKS_ENDPOINT: &str = "http://169.254.170.23/v1/credentials";
 /// The longest name of a session.
 const SESSION_NAME: usize = 64;
-/// For an exchange, with the token that it is about: before the SDK gives up, which tells nobody why.
-const TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a failure answers all who ask: those who waited for the same exchange. Less than anybody's pause after it.
 const FAILURE_STANDS: Duration = Duration::from_millis(500);
 
@@ -167,23 +167,25 @@ fn session_name(namespace: &str, name: &str) -> String {
 #[derive(Debug)]
 struct Once {
     exchange: Exchange,
-    failed: Mutex<Option<(Instant, Failed)>>,
+    failed: Mutex<LastFailure<Failed>>,
 }
 
 impl Once {
     async fn exchanged(&self) -> Result<Credentials, Unexchanged> {
-        let before = self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some((_, failed)) = before.filter(|(at, _)| at.elapsed() < FAILURE_STANDS) {
+        if let Some(failed) = self.failed().within(FAILURE_STANDS) {
             return Err(Unexchanged(failed));
         }
-        let outcome = tokio::time::timeout(TIMEOUT, self.exchange.exchange()).await;
-        let late = |_| Err(Unexchanged(Failed::new(Failure::Unavailable, format!("no answer within {TIMEOUT:?}"))));
+        let outcome = tokio::time::timeout(LOGIN_TIMEOUT, self.exchange.exchange()).await;
+        let late = |_| Err(Unexchanged(Failed::new(Failure::Unavailable, "no answer in time".to_owned())));
         let outcome = outcome.unwrap_or_else(late);
         // A pod that is gone is the failure of nobody else.
         let failed = outcome.as_ref().err().filter(|Unexchanged(failed)| failed.failure != Failure::PodGone);
-        let failed = failed.map(|Unexchanged(failed)| (Instant::now(), failed.clone()));
-        *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = failed;
+        self.failed().note(failed.map(|Unexchanged(failed)| failed.clone()));
         outcome
+    }
+
+    fn failed(&self) -> MutexGuard<'_, LastFailure<Failed>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

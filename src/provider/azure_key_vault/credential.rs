@@ -21,14 +21,19 @@ use azure_identity::{
 use tokio::{sync::Mutex, time::timeout};
 use zeroize::Zeroizing;
 
-use super::{Auth, ClientSecret, ManagedIdentity, WorkloadIdentity};
-use crate::service_account::{CLIENT_ID, ServiceAccount, TENANT_ID, TokenError};
+use super::{Auth, ClientSecret, ManagedIdentity, WorkloadIdentity, causes};
+use crate::{
+    last_failure::LastFailure,
+    service_account::{CLIENT_ID, ServiceAccount, TENANT_ID, TokenError},
+};
 
 /// The audience of tokens for Azure.
 const AUDIENCE: &str = "api://AzureADTokenExchange";
 
 /// How long the node may take to give a token of its own.
 const MANAGED: Duration = Duration::from_secs(3);
+/// How long a pod's login that failed is the answer to all who ask: those who waited for it. Less than anybody's pause after it.
+const FAILURE_STANDS: Duration = Duration::from_millis(500);
 
 /// One way to log in.
 #[derive(Debug)]
@@ -48,6 +53,52 @@ struct PodWay {
     subject: String,
     /// An annotation that cannot be what it says.
     malformed: Option<&'static str>,
+    /// Held by the one who logs in.
+    failed: Mutex<LastFailure<Shared>>,
+}
+
+/// A login that gave nothing, for all who waited for it.
+#[derive(Debug, Clone)]
+struct Shared(Arc<Error>);
+
+impl std::fmt::Display for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("no login")
+    }
+}
+
+impl std::error::Error for Shared {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        // The SDK's own error, as what it is: `explain` looks for it.
+        Some(&*self.0)
+    }
+}
+
+impl PodWay {
+    /// A token of the SDK's, which keeps it; where there is none, those who waited do not log in once more each.
+    async fn token(
+        &self,
+        token: impl Future<Output = azure_core::Result<AccessToken>>,
+    ) -> azure_core::Result<AccessToken> {
+        let mut failed = self.failed.lock().await;
+        if let Some(shared) = failed.within(FAILURE_STANDS) {
+            return Err(Error::with_error(ErrorKind::Credential, shared, "the login failed a moment ago"));
+        }
+        let error = match token.await {
+            Ok(token) => {
+                failed.note(None);
+                return Ok(token);
+            }
+            Err(error) => error,
+        };
+        // A pod that is gone is the failure of nobody else.
+        if causes(&error).any(|cause| matches!(cause.downcast_ref(), Some(TokenError::Gone { .. }))) {
+            return Err(error);
+        }
+        let shared = Shared(Arc::new(error));
+        failed.note(Some(shared.clone()));
+        Err(Error::with_error(ErrorKind::Credential, shared, "no login"))
+    }
 }
 
 /// The token, had anew for each login.
@@ -106,7 +157,14 @@ impl Credential {
     /// As whom nothing is read: what can be said before any pod asks.
     pub(super) fn of_nobody(options: ClientOptions) -> Self {
         let (account, subject) = (Weak::new(), "nobody".to_owned());
-        let way = Way::Pod(PodWay { tenant_id: None, client_id: None, account, subject, malformed: None });
+        let way = Way::Pod(PodWay {
+            tenant_id: None,
+            client_id: None,
+            account,
+            subject,
+            malformed: None,
+            failed: Mutex::default(),
+        });
         Self { way, options, made: Mutex::default() }
     }
 
@@ -123,6 +181,7 @@ impl Credential {
             account: weak,
             subject: account.subject(),
             malformed: account.malformed(&[CLIENT_ID, TENANT_ID]),
+            failed: Mutex::default(),
         });
         Self { way, options, made: Mutex::default() }
     }
@@ -249,7 +308,8 @@ impl TokenCredential for Credential {
     ) -> azure_core::Result<AccessToken> {
         let current = self.current().await?;
         let token = current.get_token(scopes, options);
-        match self.way {
+        match &self.way {
+            Way::Pod(pod) => pod.token(token).await,
             // The SDK tries for more than a minute, however the node says no.
             Way::Managed(_) => timeout(MANAGED, token).await.unwrap_or_else(|_| {
                 Err(Error::with_message(ErrorKind::Credential, "the node's metadata service gave no token"))

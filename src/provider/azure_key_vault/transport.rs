@@ -11,7 +11,7 @@ use azure_core::{
     },
 };
 
-use super::super::http::{Http, HttpError};
+use super::super::http::{Http, HttpError, LOGIN_TIMEOUT};
 
 /// The way to a login. Its refusals are passed on as status and codes alone: the SDK cannot read texts with line breaks,
 /// which Azure's have, and takes a load balancer's page for wrong credentials.
@@ -26,7 +26,9 @@ impl HttpClient for LoginHttp {
             #[serde(default)]
             error_codes: Vec<i32>,
         }
-        let answer = self.0.execute_request(request).await?.try_into_raw_response().await?;
+        let answer = async { self.0.execute_request(request).await?.try_into_raw_response().await };
+        let late = |_| Err(Error::new(ErrorKind::Io, HttpError::Timeout));
+        let answer = tokio::time::timeout(LOGIN_TIMEOUT, answer).await.unwrap_or_else(late)?;
         let (status, headers, body) = answer.deconstruct();
         if status.is_success() {
             return Ok(AsyncRawResponse::from_bytes(status, headers, azure_core::Bytes::from(body)));

@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 use super::api::{Api, Failed, Granted};
 use crate::{
     error::chain,
+    last_failure::LastFailure,
     service_account::{ServiceAccount, TokenError},
 };
 
@@ -91,7 +92,7 @@ struct Refused {
     again_at: Option<Instant>,
     /// Each proof of a pod's is new, and says the same: those who waited for a login that gave nothing share what it was told, and
     /// what to do about it where that is known.
-    of_pod: Option<(Instant, Option<String>, String)>,
+    of_pod: LastFailure<(Option<String>, String)>,
 }
 
 impl Refused {
@@ -109,19 +110,18 @@ impl Refused {
     }
 
     fn shared(&self) -> Option<Failed> {
-        let (_, remedy, said) = self.of_pod.as_ref().filter(|(at, _, _)| at.elapsed() < SHARED)?;
-        Some(match remedy.clone() {
-            Some(remedy) => Failed::NoProof { remedy, said: said.clone() },
-            None => Failed::Login(said.clone()),
+        Some(match self.of_pod.within(SHARED)? {
+            (Some(remedy), said) => Failed::NoProof { remedy, said },
+            (None, said) => Failed::Login(said),
         })
     }
 
     fn share(&mut self, failed: Option<&Failed>) {
-        self.of_pod = match failed {
-            Some(Failed::NoProof { remedy, said }) => Some((Instant::now(), Some(remedy.clone()), said.clone())),
-            Some(Failed::Login(said)) => Some((Instant::now(), None, said.clone())),
+        self.of_pod.note(match failed {
+            Some(Failed::NoProof { remedy, said }) => Some((Some(remedy.clone()), said.clone())),
+            Some(Failed::Login(said)) => Some((None, said.clone())),
             _ => None,
-        };
+        });
     }
 
     fn note(&mut self, proof: &str, login: &Login) {

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod aws;
+mod logins;
 mod refusals;
 mod starts;
 mod tokens;

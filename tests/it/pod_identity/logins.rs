@@ -1,0 +1,122 @@
+//! Logins that give nothing: one for all who wait for it, and none that takes the time of the store.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use serde_json::{Value, json};
+
+use super::{account, annotate, by_pods, subject};
+use crate::support::azure::{self, CLIENT, KeyVault, TENANT};
+use crate::support::front::{Fault, Gate};
+use crate::support::scene::Scene;
+use crate::support::store::WEB_IDENTITY;
+use crate::support::surroundings::Surroundings;
+use crate::support::vault::{LOGIN, PODS, Vault};
+
+/// Pods of one account, each of which asks for another secret.
+const PODS_AT_ONCE: usize = 10;
+
+async fn at_vault(vault: &Vault) -> Scene {
+    let auth = json!({"kubernetes": {"role": PODS}});
+    let instance = json!({"name": "store", "kind": "vault", "address": vault.url(), "allowInsecure": true, "concurrency": 32, "identity": "pod", "auth": auth});
+    let scene =
+        Scene::pod_identity(|builder, _| builder.providers(&json!({"providers": [instance]}).to_string())).await;
+    scene.namespace.service_account("app").await;
+    scene
+}
+
+async fn at_key_vault(azure: &KeyVault) -> Scene {
+    let auth = json!({"workloadIdentity": {"tenantId": TENANT}});
+    let instance = json!({"name": "store", "kind": "azure-keyvault", "vaultUrl": azure.url(), "concurrency": 32, "identity": "pod", "auth": auth});
+    let scene = Scene::pod_identity(|builder, _| {
+        let builder = builder.providers(&json!({"providers": [instance]}).to_string());
+        azure.environment().iter().fold(builder, |builder, (name, value)| builder.env(name, value))
+    })
+    .await;
+    scene.namespace.service_account("app").await;
+    annotate(&scene, "app", json!({"azure.workload.identity/client-id": CLIENT})).await;
+    scene
+}
+
+/// The login is held until all pods wait for it, and fails. Ends when all were told.
+async fn many_wait_for(gate: Gate, scene: &Scene, request: impl Fn(usize) -> Value) {
+    let pods = join_all((0..PODS_AT_ONCE).map(|number| {
+        let request = request(number).to_string();
+        async move { scene.pod(&format!("web-{number}")).service_account("app").request(&request).create().await }
+    }))
+    .await;
+    gate.held(1).await;
+    // For the others to come to it; those that need longer find that it has failed.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    gate.release();
+    for pod in &pods {
+        scene.namespace.wait_for_event(pod, "SecretFetchFailed").await;
+    }
+}
+
+#[tokio::test]
+async fn a_role_that_is_refused_is_asked_for_once_by_all_who_wait_for_it() {
+    let scene = by_pods().await;
+    account(&scene, "app").await;
+    let paths: Vec<String> = join_all((0..PODS_AT_ONCE).map(|_| scene.store.seed("path", r#"{"A":"1"}"#))).await;
+    let request = |number: usize| json!({"provider": "aws-secretsmanager", "path": paths[number], "secretName": format!("app-{number}")});
+    scene.store.fail(WEB_IDENTITY, Fault::AccessDenied);
+    many_wait_for(scene.store.hold(WEB_IDENTITY), &scene, request).await;
+    let logins = scene.store.calls(WEB_IDENTITY);
+    assert!(logins < PODS_AT_ONCE, "{logins} exchanges for {PODS_AT_ONCE} pods of one account");
+}
+
+#[tokio::test]
+async fn a_login_that_vault_refuses_is_one_for_all_who_wait_for_it() {
+    let vault = Vault::start(Surroundings::pod_identity().await).await;
+    let scene = at_vault(&vault).await;
+    let request = |number: usize| json!({"provider": "store", "path": format!("prod/app-{number}"), "secretName": format!("app-{number}")});
+    vault.fail(LOGIN, Fault::AccessDenied);
+    many_wait_for(vault.hold(LOGIN), &scene, request).await;
+    let logins = vault.calls(LOGIN);
+    assert!(logins < PODS_AT_ONCE, "{logins} logins for {PODS_AT_ONCE} pods of one account");
+}
+
+#[tokio::test]
+async fn a_login_that_azure_refuses_is_one_for_all_who_wait_for_it() {
+    let azure = KeyVault::start();
+    let scene = at_key_vault(&azure).await;
+    let request = |number: usize| json!({"provider": "store", "path": format!("app-{number}"), "secretName": format!("app-{number}")});
+    azure.fail(azure::TOKEN, Fault::AccessDenied);
+    many_wait_for(azure.hold(azure::TOKEN), &scene, request).await;
+    let logins = azure.calls(azure::TOKEN);
+    assert!(logins < PODS_AT_ONCE, "{logins} logins for {PODS_AT_ONCE} pods of one account");
+}
+
+/// The store itself was not asked, so that it is in no trouble.
+#[tokio::test]
+async fn a_token_service_that_does_not_answer_is_told_as_that() {
+    let scene = by_pods().await;
+    account(&scene, "app").await;
+    let path = scene.store.seed("path", r#"{"A":"1"}"#).await;
+    let gate = scene.store.hold(WEB_IDENTITY);
+    let pod = scene.pod("web").service_account("app").asks(&path, "app").create().await;
+    let event = scene.namespace.wait_for_event(&pod, "SecretFetchFailed").await;
+    let note = event.note.unwrap_or_default();
+    assert!(note.contains("whoever gives out credentials for it did not answer"), "{note}");
+    assert_eq!((event.action.as_deref(), scene.store.calls(&path)), (Some("FetchLogin"), 0), "{note}");
+    gate.release();
+    scene.namespace.wait_for_data("app", [("A", "1")]).await;
+}
+
+#[tokio::test]
+async fn azures_login_that_does_not_answer_is_told_as_that() {
+    let azure = KeyVault::start();
+    azure.put("app", r#"{"A":"1"}"#);
+    let scene = at_key_vault(&azure).await;
+    azure.trust_subject(&subject(&scene, "app"));
+    let gate = azure.hold(azure::TOKEN);
+    let request = json!({"provider": "store", "path": "app", "secretName": "app"}).to_string();
+    let pod = scene.pod("web").service_account("app").request(&request).create().await;
+    let event = scene.namespace.wait_for_event(&pod, "SecretFetchFailed").await;
+    let note = event.note.unwrap_or_default();
+    assert!(note.contains("whoever gives out credentials for it did not answer"), "{note}");
+    assert_eq!((event.action.as_deref(), azure.calls("app")), (Some("FetchLogin"), 0), "{note}");
+    gate.release();
+    scene.namespace.wait_for_data("app", [("A", "1")]).await;
+}
