@@ -28,8 +28,10 @@ use crate::{
 
 /// How long a token holds, in seconds: the least that the API server gives.
 const TOKEN_SECONDS: i64 = 600;
-/// For one answer of the API server, which a pod waits for: less than the SDKs wait for credentials.
-const TIMEOUT: Duration = Duration::from_secs(3);
+/// For the API server's answer about an account, which a pod waits for.
+const ANSWER: Duration = Duration::from_secs(10);
+/// For a token: less than the SDKs wait for credentials.
+const TOKEN_ANSWER: Duration = Duration::from_secs(3);
 /// Pods of one account that are remembered to have asked, and how many of them are tried for one token.
 const REMEMBERED_PODS: usize = 16;
 const TRIES: usize = 4;
@@ -245,7 +247,7 @@ impl ServiceAccount {
         let accounts: Api<Account> = Api::namespaced(proof.client.clone(), self.namespace.as_str());
         let (params, request) = (PostParams::default(), TokenRequest { spec, ..TokenRequest::default() });
         let asked = accounts.create_token_request(&self.name, &params, &request);
-        let answered = tokio::time::timeout(TIMEOUT, asked).await;
+        let answered = tokio::time::timeout(TOKEN_ANSWER, asked).await;
         let answered = match answered {
             Ok(answered) => answered.map_err(|error| explain(error, &subject, Some(audience)))?,
             Err(elapsed) => return Err(TokenError::Unanswered { subject, source: elapsed.into() }),
@@ -403,7 +405,7 @@ impl ServiceAccounts {
 
     async fn read(&self, namespace: PodNamespace, name: &str, subject: &str) -> Result<ServiceAccount, TokenError> {
         let accounts: Api<Account> = Api::namespaced(self.client.clone(), namespace.as_str());
-        let read = tokio::time::timeout(TIMEOUT, accounts.get_metadata(name)).await;
+        let read = tokio::time::timeout(ANSWER, accounts.get_metadata(name)).await;
         let found = match read {
             Ok(found) => found.map_err(|error| explain(error, subject, None))?,
             Err(elapsed) => {

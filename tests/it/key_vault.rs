@@ -135,15 +135,15 @@ async fn a_login_that_is_down_is_no_wrong_secret() {
 async fn a_vault_that_wants_to_be_left_alone_is_by_all() {
     let vaulted = Vaulted::set(KeyVault::start(), |builder| client_secret(builder, CLIENT_SECRET)).await;
     let (first, second) = (vaulted.seed("1"), vaulted.seed("2"));
-    vaulted.vault.fail_times(&first, 1, Fault::RetryAfter(Duration::from_secs(3)));
+    vaulted.vault.fail_times(&first, 1, Fault::RetryAfter(Duration::from_secs(8)));
     let pod = vaulted.ask(&first, "one").await;
     let told = vaulted.told(&pod).await;
     let throttled = Instant::now();
     assert!(told.contains("throttles requests"), "{told}");
     vaulted.ask(&second, "two").await;
     vaulted.served("two", "2").await;
-    // The Event comes a little behind the answer.
-    assert!(throttled.elapsed() > Duration::from_millis(2500), "asked after {:?}", throttled.elapsed());
+    // The Event comes behind the answer.
+    assert!(throttled.elapsed() > Duration::from_secs(4), "asked after {:?}", throttled.elapsed());
     vaulted.served("one", "1").await;
     assert_eq!((vaulted.vault.calls(&first), vaulted.vault.calls(&second)), (2, 1), "and then once each");
 }

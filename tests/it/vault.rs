@@ -77,6 +77,9 @@ async fn a_token_that_ends_in_the_middle_of_a_burst_is_nobodys_failure() {
     burst(0).await;
     vaulted.vault.wait_for_calls(RENEW, 2).await;
     burst(1).await;
+    vaulted.vault.set_token_ttl(Duration::from_secs(3600)).await;
+    let renewals = vaulted.vault.calls(RENEW);
+    vaulted.vault.wait_for_calls(RENEW, renewals + 1).await;
     // All at once: as when somebody revokes them, or the server comes back from an old state.
     let logins = vaulted.vault.calls(LOGIN);
     vaulted.vault.revoke_tokens().await;
@@ -275,12 +278,14 @@ async fn a_secret_id_that_was_refused_is_not_shown_again_and_another_one_at_once
         let pod = vaulted.ask(path, &format!("app-{number}")).await;
         vaulted.scene.namespace.wait_for_event(&pod, "SecretFetchFailed").await;
     }
-    assert_eq!(vaulted.vault.calls(LOGIN), 1, "the one of the start");
+    // The one of the start, and the one more that there may be after ten seconds.
+    let refused = vaulted.vault.calls(LOGIN);
+    assert!((1..=2).contains(&refused), "{refused} logins with what was refused");
     write(&vaulted.scene.builder, "secret-id", &role.secret_id);
     for number in 0..paths.len() {
         vaulted.served(&format!("app-{number}"), "1").await;
     }
-    assert_eq!(vaulted.vault.calls(LOGIN), 2);
+    assert_eq!(vaulted.vault.calls(LOGIN), refused + 1);
 }
 
 #[tokio::test]

@@ -74,7 +74,7 @@ async fn throttled(bench: &Bench) -> Outcome {
     bench.wait_for_failure(&pod, "throttles requests").await;
     bench.wait_for(&secret, &value).await;
     let calls = bench.subject.faults()?.calls(&path);
-    assert_eq!(calls, 3, "asked again as often as it took");
+    assert!(calls >= 3, "asked again as often as it took");
     Ok(())
 }
 

@@ -50,7 +50,8 @@ async fn a_replica_that_came_back_from_the_master_goes_after_it() {
     stage.asked(&path, "b-second").await;
     stage.recorded(&["a-first", "b-second"]).await;
     stage.scene.store.delete(&path).await;
-    let janitor = stage.janitor(&["--max-per-minute", "20"]);
+    // Six seconds from one to the next.
+    let janitor = stage.janitor(&["--max-per-minute", "10"]);
     stage.gone("a-first").await;
     stage.scene.pod("a-late-one").asks(&path, "a-first").create().await;
     stage.scene.namespace.wait_for_secret("a-first").await;

@@ -43,7 +43,7 @@ async fn the_janitors_token_deletes_replicas_in_a_named_state_and_does_nothing_e
     let record = {
         let maps: Api<k8s_openapi::api::core::v1::ConfigMap> =
             Api::namespaced(stage.scene.surroundings.admin().await, &stage.masters);
-        stage.recorded(&["replica"]).await;
+        stage.recorded(&["replica", "held"]).await;
         let found = maps.list(&Default::default()).await.expect("records").items;
         found.into_iter().find(|map| map.name_any().starts_with("replicas-")).expect("a record")
     };

@@ -421,9 +421,8 @@ async fn of_two_janitors_one_works_and_one_that_loses_its_lease_stops() {
     // Somebody else takes it.
     let leases: Api<k8s_openapi::api::coordination::v1::Lease> =
         Api::namespaced(stage.scene.surroundings.admin().await, &stage.masters);
-    let mut lease = leases.get("jasm-janitor").await.expect("a lease");
-    lease.spec.as_mut().expect("a spec").holder_identity = Some("somebody".to_owned());
-    leases.replace("jasm-janitor", &PostParams::default(), &lease).await.expect("taken");
+    let taken = Patch::Merge(json!({"spec": {"holderIdentity": "somebody"}}));
+    leases.patch("jasm-janitor", &PatchParams::default(), &taken).await.expect("taken");
     first.says(&["another janitor has the lease: this one stops"]).await;
     let late = stage.replica("late").await;
     stage.recorded(&["late"]).await;

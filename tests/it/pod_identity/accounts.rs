@@ -1,6 +1,6 @@
 //! What belongs to one service account never reaches another, and is had once for all pods of it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::ServiceAccount;
@@ -159,7 +159,7 @@ async fn credentials_that_run_out_in_the_middle_of_a_burst_are_had_again_and_nob
     // The SDK asks again five to ten seconds before the end.
     scene.store.set_lifetime(Duration::from_secs(13));
     let path = scene.store.seed("burst", r#"{"A":"1"}"#).await;
-    let mut pods = Vec::new();
+    let (mut pods, started) = (Vec::new(), Instant::now());
     for number in 0..70 {
         let name = format!("web-{number}");
         pods.push(scene.pod(&name).service_account("app").asks(&path, &name).create().await);
@@ -177,10 +177,12 @@ async fn credentials_that_run_out_in_the_middle_of_a_burst_are_had_again_and_nob
             scene.namespace.wait_for_events(pod, 1).await.into_iter().map(|event| event.reason).collect();
         assert_eq!(reasons, [Some("SecretSyncSuccess".to_owned())]);
     }
-    let exchanges = exchanges(&scene.store);
+    let (exchanges, took) = (exchanges(&scene.store), started.elapsed());
+    // Whole seconds are what the answer has: a second is lost.
+    let most = 3 + took.as_secs() as usize / 2;
     assert!(
-        (3..=8).contains(&exchanges),
-        "{exchanges} exchanges in 14 s for 70 pods, of credentials that are used for 3 to 8 s and one of which was refused"
+        (3..=most).contains(&exchanges),
+        "{exchanges} exchanges in {took:?} for 70 pods, of credentials that are used for 2 to 8 s and one of which was refused"
     );
 }
 

@@ -5,6 +5,7 @@ use std::io::{BufRead as _, BufReader, Read};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -153,9 +154,13 @@ pub(crate) fn program() -> PathBuf {
     PathBuf::from(named.expect("no agent to test: run through cargo test, or set JASM_AGENT_BIN to the program"))
 }
 
+/// One that nobody else is given before the agent has it: the kernel gives higher ones.
 fn free_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("the kernel has a free loopback port");
-    listener.local_addr().expect("a bound socket has an address").to_string()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = 20_000 + (std::process::id() % 50) as u16 * 200;
+    let address = || format!("127.0.0.1:{}", first + NEXT.fetch_add(1, Ordering::Relaxed) % 2_000);
+    let free = (0..2_000).map(|_| address()).find(|address| TcpListener::bind(address).is_ok());
+    free.expect("a free loopback port between 20000 and 32000")
 }
 
 /// A running agent. It is killed when this is dropped, and when the test run ends, however it ends.

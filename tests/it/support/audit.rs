@@ -6,8 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
-use std::io::{BufRead as _, BufReader};
-use std::path::Path;
+use std::io::{BufRead as _, BufReader, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use http::Request as HttpRequest;
 use k8s_openapi::api::rbac::v1::PolicyRule;
@@ -21,6 +22,9 @@ use super::wait::eventually;
 
 /// The claim in a bound token that names its node.
 const NODE_CLAIM: &str = "authentication.kubernetes.io/node-name";
+
+/// What [`settle`] asks for begins so.
+const MARK: &str = "/version?audit";
 
 /// Where masters are.
 pub(crate) const MASTERS_NAMESPACE: &str = "jasm-masters";
@@ -100,53 +104,78 @@ pub(crate) async fn all_requests(control_plane: &ControlPlane) -> Vec<Request> {
 
 /// Returns when everything that was answered before the call is in the log.
 async fn settle(control_plane: &ControlPlane) {
-    let mark = unique("/version?audit");
+    let mark = unique(MARK);
     let request = HttpRequest::get(&mark).body(Vec::new()).expect("a path is a URL");
     let asked = control_plane.admin().await.request_text(request).await;
     asked.unwrap_or_else(|error| panic!("no answer from the API server: {error}"));
     eventually("the audit log to hold a request just made", async || {
-        let mut found = Err("that it does not".to_owned());
-        lines(control_plane.audit_log(), |line| {
-            if line.contains(&mark) {
-                found = Ok(());
-            }
-        });
-        found
+        let is_there = Tail::of(control_plane.audit_log(), |tail| tail.marks.contains(&mark));
+        if is_there { Ok(()) } else { Err("that it does not".to_owned()) }
     })
     .await;
 }
 
 /// Reads the log as it is: requests of the agents' account, of one node where it is given.
 pub(crate) fn read(log: &Path, node: Option<&str>) -> Vec<Request> {
-    let mut entries = Vec::new();
-    lines(log, |line| {
-        // Decoding takes far longer than looking: most lines are about others.
-        if line.contains(AGENT_ACCOUNT) && node.is_none_or(|node| line.contains(node)) {
-            entries.extend(parse(line));
-        }
-    });
-    entries.retain(|entry: &Request| node.is_none_or(|node| entry.node == node));
-    once_each(entries)
+    let is_wanted = |request: &&Request| node.is_none_or(|node| request.node == node);
+    once_each(Tail::of(log, |tail| tail.requests.iter().filter(is_wanted).cloned().collect()))
 }
 
-fn lines(log: &Path, mut look: impl FnMut(&str)) {
-    let file = File::open(log).unwrap_or_else(|error| panic!("cannot open {}: {error}", log.display()));
-    let mut reader = BufReader::new(file);
-    let mut line = String::new();
-    loop {
-        line.clear();
-        match reader.read_line(&mut line) {
+/// What was read of a log so far: it is long, and many tests ask again and again.
+#[derive(Debug, Default)]
+struct Tail {
+    offset: u64,
+    requests: Vec<Request>,
+    marks: BTreeSet<String>,
+}
+
+impl Tail {
+    /// Something of what the log holds now.
+    fn of<T>(log: &Path, look: impl FnOnce(&Self) -> T) -> T {
+        static LOGS: Mutex<BTreeMap<PathBuf, Arc<Mutex<Tail>>>> = Mutex::new(BTreeMap::new());
+        let tail = {
+            let mut logs = LOGS.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(logs.entry(log.to_owned()).or_default())
+        };
+        let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
+        tail.read_on(log).unwrap_or_else(|error| panic!("cannot read {}: {error}", log.display()));
+        look(&tail)
+    }
+
+    fn read_on(&mut self, log: &Path) -> std::io::Result<()> {
+        let mut file = File::open(log)?;
+        file.seek(SeekFrom::Start(self.offset))?;
+        let mut reader = BufReader::new(file);
+        let mut line = String::new();
+        loop {
+            line.clear();
+            let length = reader.read_line(&mut line)?;
             // A line without an end is still being written.
-            Ok(_) if !line.ends_with('\n') => return,
-            Ok(_) => look(&line),
-            Err(error) => panic!("cannot read {}: {error}", log.display()),
+            if !line.ends_with('\n') {
+                return Ok(());
+            }
+            self.offset += length as u64;
+            self.note(&line);
+        }
+    }
+
+    /// Decoding takes far longer than looking: most lines are about others.
+    fn note(&mut self, line: &str) {
+        if line.contains(AGENT_ACCOUNT) {
+            self.requests.extend(parse(line));
+        } else if line.contains(MARK) {
+            self.marks.extend(decoded(line)["requestURI"].as_str().map(str::to_owned));
         }
     }
 }
 
+fn decoded(line: &str) -> Value {
+    serde_json::from_str(line).unwrap_or_else(|error| panic!("the audit log is not JSON: {error}"))
+}
+
 /// One request of the agents' account; nothing where the line is about somebody else.
 pub(crate) fn parse(line: &str) -> Option<Request> {
-    let entry: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("the audit log is not JSON: {error}"));
+    let entry = decoded(line);
     let account = format!("system:serviceaccount:{AGENT_NAMESPACE}:{AGENT_ACCOUNT}");
     if entry["user"]["username"].as_str() != Some(&account) {
         return None;
