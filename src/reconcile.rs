@@ -228,7 +228,7 @@ impl Context {
                 }
                 let now = Instant::now();
                 let since = if is_first { due.seen_at.max(now.checked_sub(ACCOUNT_HOLDS).unwrap_or(now)) } else { now };
-                let found = self.service_accounts.of(pod, since).await;
+                let found = self.service_accounts.of(pod, due.seen_at, since).await;
                 found.map_err(|error| {
                     let error = ProviderError::of_token(provider.clone(), &error);
                     SyncError::Provider(FetchError::answered(Arc::new(error), None))
@@ -284,7 +284,12 @@ impl Context {
         let asker = Asker { namespace: pod.namespace(), reference: asked.reference, freshness: self.freshness };
         match (&self.masters, self.store(admitted)) {
             (Some(masters), Some(store)) => masters.fetch(admitted, store, &asker).await,
-            _ => Ok(self.registry.fetch(admitted, &asker, &self.seen).await?),
+            _ => {
+                if let Caller::ServiceAccount(account) = admitted.caller() {
+                    account.asked_by(pod);
+                }
+                Ok(self.registry.fetch(admitted, &asker, &self.seen).await?)
+            }
         }
     }
 

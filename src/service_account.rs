@@ -16,7 +16,7 @@ use k8s_openapi::api::{
     core::v1::ServiceAccount as Account,
 };
 use kube::{Api, Client, api::PostParams};
-use tokio::time::Instant;
+use tokio::time::{Instant, error::Elapsed};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -30,7 +30,7 @@ use crate::{
 const TOKEN_SECONDS: i64 = 600;
 /// For the API server's answer about an account, which a pod waits for.
 const ANSWER: Duration = Duration::from_secs(10);
-/// For a token: less than the SDKs wait for credentials.
+/// For a token, of whichever pod: less than the SDKs wait for credentials.
 const TOKEN_ANSWER: Duration = Duration::from_secs(3);
 /// Pods of one account that are remembered to have asked, and how many of them are tried for one token.
 const REMEMBERED_PODS: usize = 16;
@@ -73,6 +73,14 @@ impl fmt::Debug for ServiceAccount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.subject())
     }
+}
+
+/// A token, and the pod that it is bound to.
+pub struct BoundToken {
+    /// The token. It is sent to a store, and shown nowhere.
+    pub text: Zeroizing<String>,
+    /// The pod's UID.
+    pod: String,
 }
 
 /// Why there is no token.
@@ -127,9 +135,18 @@ pub enum TokenError {
         /// Which.
         annotation: &'static str,
     },
-    /// The account or its pod is gone, or another one has taken its name.
-    #[error("{subject} or its pod is not there any more, or is another one now; the agent retries with backoff")]
+    /// The pod is gone; another one of the account may be there.
+    #[error("the pod that {subject} asks by is not there any more; the agent retries with backoff")]
     Gone {
+        /// Whose.
+        subject: String,
+        /// What the API server said.
+        #[source]
+        source: BoxError,
+    },
+    /// The account is gone, or another one has taken its name.
+    #[error("{subject} is not there any more, or is another one now; the agent looks again with backoff")]
+    AccountGone {
         /// Whose.
         subject: String,
         /// What the API server said.
@@ -145,6 +162,13 @@ pub enum TokenError {
         #[source]
         source: BoxError,
     },
+}
+
+impl TokenError {
+    /// Whether it is about one pod, or an account that its pods outlive: the next one who asks may have another answer.
+    pub fn is_gone(&self) -> bool {
+        matches!(self, Self::Gone { .. } | Self::AccountGone { .. })
+    }
 }
 
 impl ServiceAccount {
@@ -197,33 +221,65 @@ impl ServiceAccount {
         claims.chain(malformed).collect()
     }
 
+    /// Notes that a pod of it asks a store, so that it may be asked by a token that is bound to this pod.
+    pub fn asked_by(&self, pod: &PodView) {
+        let Some(proof) = &self.proof else { return };
+        let pod = (pod.name().to_owned(), pod.uid().to_owned());
+        let mut pods = proof.pods();
+        pods.retain(|other| *other != pod);
+        pods.push_back(pod);
+        if pods.len() > REMEMBERED_PODS {
+            pods.pop_front();
+        }
+    }
+
+    /// A pod of it is gone.
+    pub fn forget(&self, pod_uid: &str) {
+        if let Some(proof) = &self.proof {
+            proof.pods().retain(|(_, uid)| uid != pod_uid);
+        }
+    }
+
     /// Whether a pod of it has asked that is not known to be gone.
     pub fn has_pods(&self) -> bool {
         self.proof.as_ref().is_some_and(|proof| !proof.pods().is_empty())
+    }
+
+    /// Whether the pod of a token is known to be gone, so that a store may have refused the token for that.
+    pub fn has_lost_the_pod_of(&self, token: &BoundToken) -> bool {
+        self.proof.as_ref().is_some_and(|proof| proof.pods().iter().all(|(_, uid)| *uid != token.pod))
     }
 
     /// A token of it, bound to its pod that asked last, for this audience alone; it holds ten minutes.
     ///
     /// # Errors
     /// [`TokenError`].
-    pub async fn token(&self, audience: &str) -> Result<Zeroizing<String>, TokenError> {
+    pub async fn token(&self, audience: &str) -> Result<BoundToken, TokenError> {
         let subject = self.subject();
         let Some(proof) = &self.proof else {
             return Err(TokenError::Gone { subject, source: "it is only named".into() });
         };
-        let mut gone = TokenError::Gone { subject, source: "no pod of it asks".into() };
-        for _ in 0..TRIES {
-            let Some(pod) = proof.pods().back().cloned() else { break };
-            match self.token_bound_to(proof, &pod, audience).await {
-                Err(error @ TokenError::Gone { .. }) => {
-                    // Another pod of the account may be there.
-                    proof.pods().retain(|other| *other != pod);
-                    gone = error;
+        let mut gone = TokenError::Gone { subject: subject.clone(), source: "no pod of it asks".into() };
+        let tries = async {
+            for _ in 0..TRIES {
+                let Some(pod) = proof.pods().back().cloned() else { break };
+                match self.token_bound_to(proof, &pod, audience).await {
+                    Err(error @ TokenError::Gone { .. }) => {
+                        // Another pod of the account may be there.
+                        self.forget(&pod.1);
+                        gone = error;
+                    }
+                    Err(error @ TokenError::AccountGone { .. }) => {
+                        proof.pods().clear();
+                        return Err(error);
+                    }
+                    outcome => return outcome,
                 }
-                outcome => return outcome,
             }
-        }
-        Err(gone)
+            Err(gone)
+        };
+        let late = |elapsed: Elapsed| Err(TokenError::Unanswered { subject, source: elapsed.into() });
+        tokio::time::timeout(TOKEN_ANSWER, tries).await.unwrap_or_else(late)
     }
 
     async fn token_bound_to(
@@ -231,7 +287,7 @@ impl ServiceAccount {
         proof: &Proof,
         pod: &(String, String),
         audience: &str,
-    ) -> Result<Zeroizing<String>, TokenError> {
+    ) -> Result<BoundToken, TokenError> {
         let (subject, (name, uid)) = (self.subject(), pod.clone());
         let bound = BoundObjectReference {
             api_version: Some("v1".to_owned()),
@@ -246,17 +302,13 @@ impl ServiceAccount {
         };
         let accounts: Api<Account> = Api::namespaced(proof.client.clone(), self.namespace.as_str());
         let (params, request) = (PostParams::default(), TokenRequest { spec, ..TokenRequest::default() });
-        let asked = accounts.create_token_request(&self.name, &params, &request);
-        let answered = tokio::time::timeout(TOKEN_ANSWER, asked).await;
-        let answered = match answered {
-            Ok(answered) => answered.map_err(|error| explain(error, &subject, Some(audience)))?,
-            Err(elapsed) => return Err(TokenError::Unanswered { subject, source: elapsed.into() }),
-        };
-        let token = Zeroizing::new(answered.status.map(|status| status.token).unwrap_or_default());
+        let answered = accounts.create_token_request(&self.name, &params, &request).await;
+        let answered = answered.map_err(|error| explain(error, &subject, Some(audience)))?;
+        let text = Zeroizing::new(answered.status.map(|status| status.token).unwrap_or_default());
         // The name may have been given to another account since.
-        match account_uid(&token) {
-            Some(uid) if uid == proof.uid => Ok(token),
-            _ => Err(TokenError::Gone { subject, source: "the token is another account's".into() }),
+        match account_uid(&text) {
+            Some(uid) if uid == proof.uid => Ok(BoundToken { text, pod: pod.1.clone() }),
+            _ => Err(TokenError::AccountGone { subject, source: "the token is another account's".into() }),
         }
     }
 }
@@ -271,10 +323,15 @@ fn account_uid(token: &str) -> Option<String> {
 
 fn explain(error: kube::Error, subject: &str, audience: Option<&str>) -> TokenError {
     let subject = subject.to_owned();
-    let (code, said) = match &error {
-        kube::Error::Api(status) => (status.code, status.message.clone()),
-        _ => (0, String::new()),
+    let (code, said, about) = match &error {
+        kube::Error::Api(status) => {
+            let about = status.details.as_ref().map(|details| details.kind.clone()).unwrap_or_default();
+            (status.code, status.message.clone(), about)
+        }
+        _ => (0, String::new(), String::new()),
     };
+    // These choose the code.
+    let by_admission = said.starts_with("admission webhook") || said.contains("ValidatingAdmissionPolicy '");
     let source: BoxError = error.into();
     match (code, audience) {
         (403, Some(audience)) if said.contains(NO_AUDIENCE) => {
@@ -287,11 +344,15 @@ fn explain(error: kube::Error, subject: &str, audience: Option<&str>) -> TokenEr
         (403, None) => {
             TokenError::NoRight { verb: "read the service account", subject, audience: String::new(), source }
         }
-        // Also a webhook's, with whichever code.
-        (_, Some(audience)) if code == 403 || said.starts_with("admission webhook") => {
+        (_, Some(audience)) if code == 403 || by_admission => {
             TokenError::Refused { subject, audience: audience.to_owned(), source }
         }
-        (400 | 404 | 409 | 422, _) => TokenError::Gone { subject, source },
+        // The name may be another pod's, also one of another account.
+        (404 | 409, _) if ["pods", "Pod"].contains(&about.as_str()) => TokenError::Gone { subject, source },
+        (400, _) if said.contains("cannot bind token") => TokenError::Gone { subject, source },
+        (404, _) if ["serviceaccounts", "namespaces"].contains(&about.as_str()) => {
+            TokenError::AccountGone { subject, source }
+        }
         _ => TokenError::Unanswered { subject, source },
     }
 }
@@ -318,6 +379,8 @@ type Slot = Arc<tokio::sync::Mutex<Looked>>;
 struct Looked {
     found: Option<(Instant, Weak<ServiceAccount>)>,
     failed: LastFailure<Arc<TokenError>>,
+    /// When that look began.
+    failed_at: Option<Instant>,
 }
 
 /// How long a look that failed answers all who ask.
@@ -358,11 +421,17 @@ impl ServiceAccounts {
         account
     }
 
-    /// The account of a pod, as it is no earlier than `since`; the same one for all of its pods, while it does not change.
+    /// The account of a pod that was seen at `seen_at`, as it is no earlier than `since`; the same one for all of its pods, while it
+    /// does not change.
     ///
     /// # Errors
     /// [`TokenError`].
-    pub async fn of(&self, pod: &PodView, since: Instant) -> Result<Arc<ServiceAccount>, Arc<TokenError>> {
+    pub async fn of(
+        &self,
+        pod: &PodView,
+        seen_at: Instant,
+        since: Instant,
+    ) -> Result<Arc<ServiceAccount>, Arc<TokenError>> {
         let (namespace, name) = (pod.namespace(), pod.service_account.clone());
         let subject = format!("system:serviceaccount:{namespace}:{name}");
         if pod.node() != Some(self.node.as_str()) {
@@ -374,12 +443,14 @@ impl ServiceAccounts {
         let account = match before {
             Some((at, account)) if at >= since => account,
             before => {
-                if let Some(error) = known.failed.within(FAILURE_STANDS) {
+                // A pod that came later may be there because it was mended.
+                if let Some(error) = known.failed.within(FAILURE_STANDS).filter(|_| known.failed_at >= Some(seen_at)) {
                     return Err(error);
                 }
                 let at = Instant::now();
                 let read = self.read(namespace, &name, &subject).await.map_err(Arc::new);
                 known.failed.note(read.as_ref().err().map(Arc::clone));
+                known.failed_at = Some(at);
                 let read = Arc::new(read?);
                 let is_another = before.as_ref().is_some_and(|(_, account)| !is_same(account, &read));
                 let account = before.map(|(_, account)| account).filter(|_| !is_another).unwrap_or(read);
@@ -391,15 +462,6 @@ impl ServiceAccounts {
                 account
             }
         };
-        if let Some(proof) = &account.proof {
-            let pod = (pod.name().to_owned(), pod.uid().to_owned());
-            let mut pods = proof.pods();
-            pods.retain(|other| *other != pod);
-            pods.push_back(pod);
-            if pods.len() > REMEMBERED_PODS {
-                pods.pop_front();
-            }
-        }
         Ok(account)
     }
 
@@ -474,6 +536,65 @@ mod tests {
         }
     }
 
+    /// As the API server (1.37) words them, and those in front of it.
+    #[test]
+    fn a_pod_is_gone_only_where_the_api_server_itself_says_so() {
+        let said = |code: u16, about: &str, message: &str| {
+            let status =
+                serde_json::json!({"code": code, "message": message, "reason": "", "details": {"kind": about}});
+            let status: kube::core::Status = serde_json::from_value(status).expect("a status");
+            explain(kube::Error::Api(Box::new(status)), "app", Some("store"))
+        };
+        let cases = [
+            ("gone", said(404, "pods", r#"pods "web" not found"#)),
+            ("gone", said(409, "Pod", "the UID in the bound object reference does not match the UID in record")),
+            (
+                "gone",
+                said(
+                    400,
+                    "",
+                    r#"cannot bind token for serviceaccount "app" to pod running with different serviceaccount name."#,
+                ),
+            ),
+            ("account gone", said(404, "serviceaccounts", r#"serviceaccounts "app" not found"#)),
+            ("account gone", said(404, "namespaces", r#"namespaces "team-a" not found"#)),
+            (
+                "refused",
+                said(
+                    422,
+                    "",
+                    "serviceaccounts \"app\" is forbidden: ValidatingAdmissionPolicy 'x' with binding 'x' denied request: no",
+                ),
+            ),
+            ("refused", said(404, "", r#"admission webhook "x.example.com" denied the request: pods "web" not found"#)),
+            ("refused", said(403, "", "no")),
+            (
+                "no audience",
+                said(
+                    403,
+                    "",
+                    "ValidatingAdmissionPolicy 'jasm-pod-tokens' denied request: jasm:tokens a token has one audience",
+                ),
+            ),
+            ("no right", said(403, "", r#"User "x" cannot create resource "serviceaccounts/token""#)),
+            ("unanswered", said(404, "", "404 page not found")),
+            ("unanswered", said(422, "", "no")),
+            ("unanswered", said(500, "", "no")),
+        ];
+        for (number, (wanted, error)) in cases.iter().enumerate() {
+            let found = match error {
+                TokenError::Gone { .. } => "gone",
+                TokenError::AccountGone { .. } => "account gone",
+                TokenError::Refused { .. } => "refused",
+                TokenError::NoAudience { .. } => "no audience",
+                TokenError::NoRight { .. } => "no right",
+                TokenError::Unanswered { .. } => "unanswered",
+                TokenError::Malformed { .. } => "malformed",
+            };
+            assert_eq!(found, *wanted, "case {number}: {error}");
+        }
+    }
+
     #[tokio::test]
     async fn a_pod_of_another_node_has_no_account_here_and_nobody_is_asked() {
         let service = tower::service_fn(|_: http::Request<kube::client::Body>| async {
@@ -485,12 +606,12 @@ mod tests {
                 serde_json::json!({"metadata": {"name": "web", "namespace": "team-a"}, "spec": {"nodeName": node}});
             serde_json::from_value(pod).expect("a pod")
         };
-        let error = accounts.of(&pod("node-2"), Instant::now()).await.expect_err("another node's");
+        let error = accounts.of(&pod("node-2"), Instant::now(), Instant::now()).await.expect_err("another node's");
         assert!(
             matches!(&*error, TokenError::Gone { source, .. } if source.to_string().contains("not on this node")),
             "{error}"
         );
-        let error = accounts.of(&pod("node-1"), Instant::now()).await.expect_err("asked");
+        let error = accounts.of(&pod("node-1"), Instant::now(), Instant::now()).await.expect_err("asked");
         assert!(matches!(*error, TokenError::Unanswered { .. }), "{error}");
     }
 }

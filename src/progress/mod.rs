@@ -213,7 +213,9 @@ impl Progress {
         let pods = &mut *self.pods();
         let listed = std::mem::take(&mut pods.listed);
         pods.is_listing = false;
-        pods.by_uid.retain(|uid, _| listed.contains(uid));
+        for (uid, mut pod) in pods.by_uid.extract_if(|uid, _| !listed.contains(uid)) {
+            pod.leave(&uid);
+        }
         pods.unbegun.retain(|uid| listed.contains(uid));
         if std::mem::replace(&mut pods.first_list_done, true) { Listed::Again } else { Listed::First }
     }
@@ -224,7 +226,7 @@ impl Progress {
         pods.unbegun.remove(view.uid());
         if let Some(pod) = pods.by_uid.get_mut(view.uid()) {
             pod.forget_all_but(&[], Timestamp::UNIX_EPOCH);
-            pod.accounts.clear();
+            pod.leave(view.uid());
             if !view.may_inherit() {
                 pod.reading = None;
             }
@@ -238,7 +240,9 @@ impl Progress {
     /// A pod is gone.
     pub fn forget(&self, uid: &str) {
         let mut pods = self.pods();
-        pods.by_uid.remove(uid);
+        if let Some(mut pod) = pods.by_uid.remove(uid) {
+            pod.leave(uid);
+        }
         pods.unbegun.remove(uid);
     }
 

@@ -111,6 +111,13 @@ impl Pod {
         true
     }
 
+    /// No store is asked for it any more.
+    pub(super) fn leave(&mut self, uid: &str) {
+        for account in self.accounts.drain(..) {
+            account.forget(uid);
+        }
+    }
+
     /// Whether all that it asks for is known: its workload and its annotation could be read, and each request was tried once.
     pub(super) fn is_known(&self) -> bool {
         self.reading.is_none() && self.wanted == Some(self.asks.len()) && self.asks.keys().all(Result::is_ok)

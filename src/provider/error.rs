@@ -129,9 +129,9 @@ impl ProviderError {
     /// The service account of a pod proves nothing.
     pub(crate) fn of_token(provider: ProviderName, error: &TokenError) -> Self {
         let source = chain(error).into();
-        match error {
-            TokenError::Gone { .. } => Self::PodGone { provider, problem: error.to_string(), source },
-            _ => Self::Credentials { provider, remedy: error.to_string().into(), source },
+        match error.is_gone() {
+            true => Self::PodGone { provider, problem: error.to_string(), source },
+            false => Self::Credentials { provider, remedy: error.to_string().into(), source },
         }
     }
 

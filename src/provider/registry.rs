@@ -256,9 +256,6 @@ impl Registry {
             return Err(FetchError::answered(Arc::new(error), None));
         };
         let key = FetchKey { identity: admitted.caller().identity(), remote };
-        if let Some(error) = self.setbacks.stands(&key, asker.reference) {
-            return Err(error);
-        }
         let start = || {
             let seen_through = seen.newest();
             let ask = Ask {
@@ -274,6 +271,9 @@ impl Registry {
             (seen_through, ask.run().map_ok(Arc::new).boxed())
         };
         loop {
+            if let Some(error) = self.setbacks.stands(&key, asker.reference) {
+                return Err(error);
+            }
             match self.in_flight.fetch(&key, asker.not_older_than(), start).await {
                 // It was asked by a pod that is gone, before this one was known; it forgets that pod.
                 Err(error) if error.provider_error().is_of_a_pod_that_is_gone() && admitted.caller().has_pods() => {}
@@ -413,7 +413,7 @@ mod tests {
         async fn fetch(&self, _: &RemoteRef, caller: &Caller) -> Result<SecretPayload, ProviderError> {
             let Caller::ServiceAccount(account) = caller else { unreachable!("it acts as pods") };
             match account.token("store").await {
-                Ok(token) => Ok(SecretPayload::new(token.as_bytes().to_vec(), "1")),
+                Ok(token) => Ok(SecretPayload::new(token.text.as_bytes().to_vec(), "1")),
                 Err(error) => {
                     self.failed.notify_one();
                     self.let_go.notified().await;
@@ -445,9 +445,11 @@ mod tests {
         let is_there = pod == "stays";
         asked.lock().expect("a lock").push(pod);
         if !is_there {
-            let status =
-                json!({"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404, "message": "no"});
-            return json_reply(404, &status);
+            let details = json!({"kind": "pods", "name": "passes"});
+            return json_reply(
+                404,
+                &json!({"kind": "Status", "reason": "NotFound", "code": 404, "message": "no", "details": details}),
+            );
         }
         let claims = URL_SAFE_NO_PAD.encode(r#"{"kubernetes.io":{"serviceaccount":{"uid":"u-1"}}}"#);
         let mut granted = sent;
@@ -481,7 +483,8 @@ mod tests {
         let policy = Policy::parse([("policy.yaml", rule)]).expect("a policy");
         let (since, seen) = (tokio::time::Instant::now(), SeenClock::default());
         let fetch = async |pod: PodView| {
-            let account = accounts.of(&pod, since).await.expect("an account");
+            let account = accounts.of(&pod, since, since).await.expect("an account");
+            account.asked_by(&pod);
             let admitted =
                 policy.admit(SecretRequest::for_test("aws", "a", "x"), &Requester::of(&pod)).expect("admitted");
             let namespace = pod.namespace();

@@ -23,6 +23,7 @@ use zeroize::Zeroizing;
 
 use super::{
     super::http::{Http, LOGIN_TIMEOUT},
+    OPERATION_TIMEOUT,
     failure::{Failed, Failure},
 };
 use crate::{
@@ -104,7 +105,7 @@ impl Unexchanged {
 
 impl From<TokenError> for Unexchanged {
     fn from(error: TokenError) -> Self {
-        let failure = if matches!(error, TokenError::Gone { .. }) { Failure::PodGone } else { Failure::NoCredentials };
+        let failure = if error.is_gone() { Failure::PodGone } else { Failure::NoCredentials };
         let remedy = Some(error.to_string());
         Self(Failed { remedy, ..Failed::new(failure, crate::error::chain(&error)) })
     }
@@ -256,7 +257,7 @@ async fn by_token(sts: &Client, account: &ServiceAccount) -> Result<Credentials,
     let token = account.token(STS_AUDIENCE).await?;
     let session = session_name(account.namespace().as_str(), account.name());
     let request = sts.assume_role_with_web_identity().role_arn(role).role_session_name(session);
-    let answer = request.web_identity_token(token.as_str()).send().await;
+    let answer = request.web_identity_token(token.text.as_str()).send().await;
     let answer = answer.map_err(|error| Unexchanged::of(Failed::from(error), remedy()))?;
     credentials(answer.credentials, remedy)
 }
@@ -282,7 +283,7 @@ async fn at_eks(http: &Http, endpoint: &str, account: &ServiceAccount) -> Result
     let remedy = || remedy_of(account, true);
     let token = account.token(EKS_AUDIENCE).await?;
     let unexchanged = |said: &str| Unexchanged::new(remedy(), said);
-    let mut token = header::HeaderValue::from_str(&token).map_err(|_| unexchanged("the token fits no header"))?;
+    let mut token = header::HeaderValue::from_str(&token.text).map_err(|_| unexchanged("the token fits no header"))?;
     token.set_sensitive(true);
     let request = Request::get(endpoint).header(header::AUTHORIZATION, token).body(Vec::new());
     let request = request.map_err(|_| unexchanged("the address is none"))?;
@@ -302,6 +303,8 @@ async fn at_eks(http: &Http, endpoint: &str, account: &ServiceAccount) -> Result
 
 /// The SDK with other credentials, and a cache of its own for them.
 pub(super) fn with(sdk: &SdkConfig, exchange: Exchange) -> SdkConfig {
-    let (cache, once) = (IdentityCache::lazy().build(), Once { exchange, failed: Mutex::default() });
+    // An exchange has a time of its own; in this one it may have been waited for another before.
+    let (cache, once) =
+        (IdentityCache::lazy().load_timeout(OPERATION_TIMEOUT).build(), Once { exchange, failed: Mutex::default() });
     sdk.to_builder().credentials_provider(SharedCredentialsProvider::new(once)).identity_cache(cache).build()
 }

@@ -92,7 +92,7 @@ impl PodWay {
             Err(error) => error,
         };
         // A pod that is gone is the failure of nobody else.
-        if causes(&error).any(|cause| matches!(cause.downcast_ref(), Some(TokenError::Gone { .. }))) {
+        if causes(&error).any(|cause| cause.downcast_ref().is_some_and(TokenError::is_gone)) {
             return Err(error);
         }
         let shared = Shared(Arc::new(error));
@@ -113,7 +113,7 @@ impl ClientAssertion for PodToken {
         let token = self.0.upgrade().ok_or_else(gone)?.token(AUDIENCE).await;
         let token =
             token.map_err(|error| Error::with_error(ErrorKind::Credential, error, "no token of the pod's account"))?;
-        Ok(token.to_string())
+        Ok(token.text.to_string())
     }
 }
 

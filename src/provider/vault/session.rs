@@ -16,7 +16,7 @@ use super::api::{Api, Failed, Granted};
 use crate::{
     error::chain,
     last_failure::LastFailure,
-    service_account::{ServiceAccount, TokenError},
+    service_account::{BoundToken, ServiceAccount, TokenError},
 };
 
 /// A token of a login so short ago has the rights that there are: that it is refused is about the path, unless it is
@@ -51,23 +51,49 @@ pub(super) struct PodRole {
 
 impl Login {
     /// What is had anew for each login.
-    async fn proof(&self) -> Result<Zeroizing<String>, Failed> {
+    async fn proof(&self) -> Result<Proof, Failed> {
         match self {
             Self::Kubernetes { token_file: file, .. }
             | Self::AppRole { secret_id_file: file, .. }
-            | Self::TokenFile(file) => read(file).await,
+            | Self::TokenFile(file) => read(file).await.map(Proof::Held),
             Self::Pod { role, account, .. } => {
                 // Whoever asks has it.
                 let gone = || Failed::NoProof { remedy: "the pod is gone".to_owned(), said: "nobody asks".to_owned() };
-                let token = account.upgrade().ok_or_else(gone)?.token(&role.audience).await;
-                token.map_err(|error| {
-                    let (remedy, said) = (error.to_string(), chain(&error));
-                    match error {
-                        TokenError::Gone { .. } => Failed::PodGone { problem: remedy, said },
-                        _ => Failed::NoProof { remedy, said },
-                    }
-                })
+                let account = account.upgrade().ok_or_else(gone)?;
+                Ok(Proof::Pod(account.token(&role.audience).await?, account))
             }
+        }
+    }
+}
+
+/// What a login shows.
+enum Proof {
+    Held(Zeroizing<String>),
+    Pod(BoundToken, Arc<ServiceAccount>),
+}
+
+impl Proof {
+    fn text(&self) -> &Zeroizing<String> {
+        match self {
+            Self::Held(text) => text,
+            Self::Pod(token, _) => &token.text,
+        }
+    }
+
+    /// Vault asks the API server, which does not know the token of a pod that is gone.
+    fn lost_its_pod(&self) -> Option<Failed> {
+        let Self::Pod(token, account) = self else { return None };
+        let (subject, source) = (account.subject(), "it went while Vault was asked".into());
+        account.has_lost_the_pod_of(token).then(|| TokenError::Gone { subject, source }.into())
+    }
+}
+
+impl From<TokenError> for Failed {
+    fn from(error: TokenError) -> Self {
+        let (text, said) = (error.to_string(), chain(&error));
+        match error.is_gone() {
+            true => Self::PodGone { problem: text, said },
+            false => Self::NoProof { remedy: text, said },
         }
     }
 }
@@ -288,13 +314,14 @@ impl Session {
 
     async fn proven(&self, refused: &mut Refused) -> Result<Token, Failed> {
         let proof = self.login.proof().await?;
+        let text = proof.text();
         let (mount, body) = match &self.login {
-            Login::TokenFile(_) => return Ok(self.of_file(proof)),
-            Login::Kubernetes { role, mount, .. } => (mount, [("role", role.as_str()), ("jwt", &proof)]),
-            Login::Pod { role: PodRole { role, mount, .. }, .. } => (mount, [("role", role.as_str()), ("jwt", &proof)]),
-            Login::AppRole { role_id, mount, .. } => (mount, [("role_id", role_id.as_str()), ("secret_id", &proof)]),
+            Login::TokenFile(_) => return Ok(self.of_file(text.clone())),
+            Login::Kubernetes { role, mount, .. } => (mount, [("role", role.as_str()), ("jwt", text)]),
+            Login::Pod { role: PodRole { role, mount, .. }, .. } => (mount, [("role", role.as_str()), ("jwt", text)]),
+            Login::AppRole { role_id, mount, .. } => (mount, [("role_id", role_id.as_str()), ("secret_id", text)]),
         };
-        if refused.stands(&proof) {
+        if refused.stands(text) {
             return Err(Failed::Login("the same proof was refused a moment ago".to_owned()));
         }
         match self.api.log_in(mount, &body).await {
@@ -302,14 +329,16 @@ impl Session {
                 *refused = Refused::default();
                 Ok(Token::granted(granted))
             }
-            // A refusal at a login is about the proof, not about a path.
-            Err(Failed::Denied(said)) => {
-                refused.note(&proof, &self.login);
-                Err(Failed::Login(format!("{said} at a login")))
-            }
-            Err(failed @ Failed::Login(_)) => {
-                refused.note(&proof, &self.login);
-                Err(failed)
+            Err(failed @ (Failed::Denied(_) | Failed::Login(_))) => {
+                if let Some(gone) = proof.lost_its_pod() {
+                    return Err(gone);
+                }
+                refused.note(text, &self.login);
+                // A refusal at a login is about the proof, not about a path.
+                Err(match failed {
+                    Failed::Denied(said) => Failed::Login(format!("{said} at a login")),
+                    failed => failed,
+                })
             }
             Err(failed) => Err(failed),
         }

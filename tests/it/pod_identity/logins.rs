@@ -120,3 +120,28 @@ async fn azures_login_that_does_not_answer_is_told_as_that() {
     gate.release();
     scene.namespace.wait_for_data("app", [("A", "1")]).await;
 }
+
+/// Vault asks the API server about the token, which is bound to a pod that is no more.
+#[tokio::test]
+async fn a_login_that_vault_refuses_for_a_pod_that_went_meanwhile_fails_no_other_pod() {
+    let vault = Vault::start(Surroundings::pod_identity().await).await;
+    let scene = at_vault(&vault).await;
+    let ask = async |name: &str| {
+        let path = vault.seed("prod/app", json!({"A": name})).await;
+        let request = json!({"provider": "store", "path": path, "secretName": name}).to_string();
+        scene.pod(name).service_account("app").request(&request).create().await
+    };
+    vault.fail_times(LOGIN, 1, Fault::AccessDenied);
+    let gate = vault.hold(LOGIN);
+    let passes = ask("passes").await;
+    gate.held(1).await;
+    let stays = ask("stays").await;
+    scene.namespace.delete_pod(&passes).await;
+    // What the agent sees of this one it sees after that.
+    let after = scene.pod("after").request("no request").create().await;
+    scene.namespace.wait_for_event(&after, "AnnotationInvalid").await;
+    gate.release();
+    scene.namespace.wait_for_data("stays", [("A", "stays")]).await;
+    let told: Vec<_> = scene.namespace.wait_for_events(&stays, 1).await.into_iter().map(|event| event.reason).collect();
+    assert_eq!(told, [Some("SecretSyncSuccess".to_owned())]);
+}

@@ -74,13 +74,21 @@ async fn the_agents_token_gets_tokens_for_stores_alone_bound_to_a_pod_and_for_te
         ("for as long as is usual", own, "app", with("expirationSeconds", Value::Null), policy),
         ("of the cluster's own accounts", "kube-system", "default", good.clone(), policy),
         ("of its own", "jasm-system", "jasm-agent", good.clone(), policy),
-        ("of an account that the pod does not have", own, "default", good.clone(), "different serviceaccount name"),
+        ("of an account that the pod does not have", own, "default", good.clone(), "cannot bind token"),
+        ("of an account that is not there", own, "nobody", good.clone(), r#""kind":"serviceaccounts""#),
         (
             "for a pod that is not there",
             own,
             "app",
             with("boundObjectRef", json!({"apiVersion": "v1", "kind": "Pod", "name": "gone", "uid": "x"})),
-            "not found",
+            r#""kind":"pods""#,
+        ),
+        (
+            "for another pod of that name",
+            own,
+            "app",
+            with("boundObjectRef", json!({"apiVersion": "v1", "kind": "Pod", "name": "web", "uid": "x"})),
+            r#""kind":"Pod""#,
         ),
     ] {
         let (code, said) = ask(&client, namespace, account, spec).await;
