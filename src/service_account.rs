@@ -32,8 +32,9 @@ const TOKEN_SECONDS: i64 = 600;
 const ANSWER: Duration = Duration::from_secs(10);
 /// For a token, of whichever pod: less than the SDKs wait for credentials.
 const TOKEN_ANSWER: Duration = Duration::from_secs(3);
-/// Pods of one account that are remembered to have asked, and how many of them are tried for one token.
-const REMEMBERED_PODS: usize = 16;
+/// Pods of one account that are remembered to have asked: more than a node has.
+const REMEMBERED_PODS: usize = 1024;
+/// How many of them are tried for one token.
 const TRIES: usize = 4;
 /// How the policy jasm-pod-tokens refuses an audience.
 const NO_AUDIENCE: &str = "jasm:tokens a token has one audience";
@@ -245,9 +246,24 @@ impl ServiceAccount {
         self.proof.as_ref().is_some_and(|proof| !proof.pods().is_empty())
     }
 
-    /// Whether the pod of a token is known to be gone, so that a store may have refused the token for that.
-    pub fn has_lost_the_pod_of(&self, token: &BoundToken) -> bool {
-        self.proof.as_ref().is_some_and(|proof| proof.pods().iter().all(|(_, uid)| *uid != token.pod))
+    /// Whether the pod of a token for this audience is gone, so that a store may have refused the token for that. Where the watch
+    /// does not say so yet, and another pod of the account asks, the API server is asked.
+    pub async fn has_lost_the_pod_of(&self, token: &BoundToken, audience: &str) -> bool {
+        let Some(proof) = &self.proof else { return false };
+        let (pod, others) = {
+            let pods = proof.pods();
+            (pods.iter().find(|(_, uid)| *uid == token.pod).cloned(), pods.len() > 1)
+        };
+        let Some(pod) = pod else { return true };
+        if !others {
+            return false;
+        }
+        let again = tokio::time::timeout(TOKEN_ANSWER, self.token_bound_to(proof, &pod, audience)).await;
+        let is_gone = matches!(again, Ok(Err(TokenError::Gone { .. })));
+        if is_gone {
+            self.forget(&pod.1);
+        }
+        is_gone
     }
 
     /// A token of it, bound to its pod that asked last, for this audience alone; it holds ten minutes.

@@ -319,10 +319,9 @@ impl Progress {
     }
 
     /// A store is asked as this account for the pod: what it gives for it is kept no longer than the pod is there.
-    pub fn acts_as(&self, pod: &PodView, account: &Arc<ServiceAccount>) {
-        if let Some(pod) = self.pods().by_uid.get_mut(pod.uid()) {
-            pod.accounts.retain(|other| other.is_proven() != account.is_proven());
-            pod.accounts.push(Arc::clone(account));
+    pub fn acts_as(&self, view: &PodView, account: &Arc<ServiceAccount>) {
+        if let Some(pod) = self.pods().by_uid.get_mut(view.uid()) {
+            pod.acts_as(view.uid(), account);
         }
     }
 

@@ -111,6 +111,15 @@ impl Pod {
         true
     }
 
+    /// Stores are asked as this account for it, and no more as the one of the kind that it was before.
+    pub(super) fn acts_as(&mut self, uid: &str, account: &Arc<ServiceAccount>) {
+        let before = self.accounts.extract_if(.., |other| other.is_proven() == account.is_proven());
+        for before in before.filter(|before| !Arc::ptr_eq(before, account)) {
+            before.forget(uid);
+        }
+        self.accounts.push(Arc::clone(account));
+    }
+
     /// No store is asked for it any more.
     pub(super) fn leave(&mut self, uid: &str) {
         for account in self.accounts.drain(..) {

@@ -6,7 +6,6 @@ use std::{
 };
 
 use aws_config::SdkConfig;
-use aws_sdk_sts::config::IdentityCache;
 
 use super::failure::{Failed, Failure};
 use crate::provider::{ProviderError, ProviderName};
@@ -65,7 +64,7 @@ impl<C: Clone> Access<C> {
     fn refresh_credentials(&self, seen: &Session<C>) -> Session<C> {
         let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
         if session.number == seen.number {
-            let sdk = seen.sdk.to_builder().identity_cache(IdentityCache::lazy().build()).build();
+            let sdk = seen.sdk.to_builder().identity_cache(super::identity_cache()).build();
             let client = (self.client)(&sdk, self.endpoint.as_deref());
             *session = Session { sdk, client, number: seen.number + 1 };
         }

@@ -12,19 +12,15 @@ use aws_credential_types::{
     Credentials,
     provider::{ProvideCredentials, error::CredentialsError, future},
 };
-use aws_sdk_sts::{
-    Client,
-    config::{IdentityCache, SharedCredentialsProvider},
-    types,
-};
+use aws_sdk_sts::{Client, config::SharedCredentialsProvider, types};
 use http::{Request, header};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::{
     super::http::{Http, LOGIN_TIMEOUT},
-    OPERATION_TIMEOUT,
     failure::{Failed, Failure},
+    identity_cache,
 };
 use crate::{
     last_failure::LastFailure,
@@ -205,7 +201,7 @@ impl Exchange {
             Self::Role { sdk, role, account } => match assume(&Client::new(sdk), role, account.as_ref()).await {
                 // The agent's own were kept, and are not taken any more.
                 Err(Unexchanged(Failed { failure: Failure::Refused, .. })) => {
-                    let fresh = sdk.to_builder().identity_cache(IdentityCache::lazy().build()).build();
+                    let fresh = sdk.to_builder().identity_cache(identity_cache()).build();
                     let again = assume(&Client::new(&fresh), role, account.as_ref()).await;
                     again.map_err(|Unexchanged(failed)| Unexchanged::of(failed, role.remedy()))
                 }
@@ -303,8 +299,6 @@ async fn at_eks(http: &Http, endpoint: &str, account: &ServiceAccount) -> Result
 
 /// The SDK with other credentials, and a cache of its own for them.
 pub(super) fn with(sdk: &SdkConfig, exchange: Exchange) -> SdkConfig {
-    // An exchange has a time of its own; in this one it may have been waited for another before.
-    let (cache, once) =
-        (IdentityCache::lazy().load_timeout(OPERATION_TIMEOUT).build(), Once { exchange, failed: Mutex::default() });
+    let (cache, once) = (identity_cache(), Once { exchange, failed: Mutex::default() });
     sdk.to_builder().credentials_provider(SharedCredentialsProvider::new(once)).identity_cache(cache).build()
 }

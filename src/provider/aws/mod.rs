@@ -15,6 +15,7 @@ use std::{
 
 use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_sdk_sts::config::IdentityCache;
+use aws_smithy_runtime_api::client::identity::SharedIdentityCache;
 
 use self::{
     access::Access,
@@ -226,7 +227,12 @@ async fn configured(region: Region, source: Option<Source>, http: &Http) -> Resu
         None => loader.no_credentials(),
     };
     let sdk = loader.load().await;
-    Ok(sdk.to_builder().identity_cache(IdentityCache::lazy().build()).build())
+    Ok(sdk.to_builder().identity_cache(identity_cache()).build())
+}
+
+/// Whoever gets credentials has a time of his own; in this one another one may have been waited for before.
+fn identity_cache() -> SharedIdentityCache {
+    IdentityCache::lazy().load_timeout(OPERATION_TIMEOUT).build()
 }
 
 /// What both services allow between the slashes of a name is less than what ARNs have before it.

@@ -60,7 +60,8 @@ impl Login {
                 // Whoever asks has it.
                 let gone = || Failed::NoProof { remedy: "the pod is gone".to_owned(), said: "nobody asks".to_owned() };
                 let account = account.upgrade().ok_or_else(gone)?;
-                Ok(Proof::Pod(account.token(&role.audience).await?, account))
+                let audience = role.audience.clone();
+                Ok(Proof::Pod { token: account.token(&audience).await?, account, audience })
             }
         }
     }
@@ -69,22 +70,23 @@ impl Login {
 /// What a login shows.
 enum Proof {
     Held(Zeroizing<String>),
-    Pod(BoundToken, Arc<ServiceAccount>),
+    Pod { token: BoundToken, account: Arc<ServiceAccount>, audience: String },
 }
 
 impl Proof {
     fn text(&self) -> &Zeroizing<String> {
         match self {
             Self::Held(text) => text,
-            Self::Pod(token, _) => &token.text,
+            Self::Pod { token, .. } => &token.text,
         }
     }
 
     /// Vault asks the API server, which does not know the token of a pod that is gone.
-    fn lost_its_pod(&self) -> Option<Failed> {
-        let Self::Pod(token, account) = self else { return None };
+    async fn lost_its_pod(&self) -> Option<Failed> {
+        let Self::Pod { token, account, audience } = self else { return None };
         let (subject, source) = (account.subject(), "it went while Vault was asked".into());
-        account.has_lost_the_pod_of(token).then(|| TokenError::Gone { subject, source }.into())
+        let lost = account.has_lost_the_pod_of(token, audience).await;
+        lost.then(|| TokenError::Gone { subject, source }.into())
     }
 }
 
@@ -330,7 +332,7 @@ impl Session {
                 Ok(Token::granted(granted))
             }
             Err(failed @ (Failed::Denied(_) | Failed::Login(_))) => {
-                if let Some(gone) = proof.lost_its_pod() {
+                if let Some(gone) = proof.lost_its_pod().await {
                     return Err(gone);
                 }
                 refused.note(text, &self.login);
