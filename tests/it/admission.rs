@@ -91,6 +91,16 @@ impl Broken<'_> {
             "--patch",
             r#"[{"op": "replace", "path": "/rules/1/verbs", "value": ["create"]}]"#,
         ]);
+        let node = self.builder.node();
+        let secrets: Api<Secret> = Api::namespaced(node.client(self.surroundings).await, namespace.name());
+        let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+        eventually("the right to be gone", async || {
+            match secrets.replace("none", &dry_run, &object(agents_secret(node.name(), "none"))).await {
+                Err(error) if error.to_string().contains("cannot update") => Ok(()),
+                outcome => Err(format!("{outcome:?}")),
+            }
+        })
+        .await;
         let pod = namespace.pod("web").on(self.builder.node()).asks(&path, "app").create().await;
         let note = namespace.wait_for_event(&pod, "SecretWriteFailed").await.note.unwrap_or_default();
         assert!(note.contains("may not update secrets") && note.contains("ClusterRole jasm-agent"), "{note}");
@@ -304,6 +314,12 @@ impl Broken<'_> {
         assert_eq!(closed.secret("app").await, None);
         assert_eq!(agent.get("/readyz").await.status, StatusCode::OK);
         self.kubectl(&["label", "--overwrite", "namespace", closed.name(), "jasm.codnod.io/enabled=true"]);
+        let labelled: Api<Secret> = Api::namespaced(node.client(self.surroundings).await, closed.name());
+        eventually("the label to count", async || {
+            let sent = labelled.create(&dry_run, &object(agents_secret(node.name(), "app"))).await;
+            sent.map(drop).map_err(|error| error.to_string())
+        })
+        .await;
         closed.pod("next").on(node).asks(&path, "app").create().await;
         closed.wait_for_data("app", [("A", "1")]).await;
         self.kubectl(&["apply", "--kustomize", "rbac"]);

