@@ -76,12 +76,13 @@ impl fmt::Debug for ServiceAccount {
     }
 }
 
-/// A token, and the pod that it is bound to.
+/// A token, the pod that it is bound to, and for whom it is.
 pub struct BoundToken {
     /// The token. It is sent to a store, and shown nowhere.
     pub text: Zeroizing<String>,
     /// The pod's UID.
     pod: String,
+    audience: String,
 }
 
 /// Why there is no token.
@@ -246,9 +247,9 @@ impl ServiceAccount {
         self.proof.as_ref().is_some_and(|proof| !proof.pods().is_empty())
     }
 
-    /// Whether the pod of a token for this audience is gone, so that a store may have refused the token for that. Where the watch
+    /// Whether the pod of a token is gone, so that a store may have refused the token for that. Where the watch
     /// does not say so yet, and another pod of the account asks, the API server is asked.
-    pub async fn has_lost_the_pod_of(&self, token: &BoundToken, audience: &str) -> bool {
+    pub async fn has_lost_the_pod_of(&self, token: &BoundToken) -> bool {
         let Some(proof) = &self.proof else { return false };
         let (pod, others) = {
             let pods = proof.pods();
@@ -258,7 +259,7 @@ impl ServiceAccount {
         if !others {
             return false;
         }
-        let again = tokio::time::timeout(TOKEN_ANSWER, self.token_bound_to(proof, &pod, audience)).await;
+        let again = tokio::time::timeout(TOKEN_ANSWER, self.token_bound_to(proof, &pod, &token.audience)).await;
         let is_gone = matches!(again, Ok(Err(TokenError::Gone { .. })));
         if is_gone {
             self.forget(&pod.1);
@@ -323,7 +324,7 @@ impl ServiceAccount {
         let text = Zeroizing::new(answered.status.map(|status| status.token).unwrap_or_default());
         // The name may have been given to another account since.
         match account_uid(&text) {
-            Some(uid) if uid == proof.uid => Ok(BoundToken { text, pod: pod.1.clone() }),
+            Some(uid) if uid == proof.uid => Ok(BoundToken { text, pod: pod.1.clone(), audience: audience.to_owned() }),
             _ => Err(TokenError::AccountGone { subject, source: "the token is another account's".into() }),
         }
     }
@@ -394,9 +395,8 @@ type Slot = Arc<tokio::sync::Mutex<Looked>>;
 #[derive(Default)]
 struct Looked {
     found: Option<(Instant, Weak<ServiceAccount>)>,
-    failed: LastFailure<Arc<TokenError>>,
-    /// When that look began.
-    failed_at: Option<Instant>,
+    /// With the time at which that look began.
+    failed: LastFailure<(Instant, Arc<TokenError>)>,
 }
 
 /// How long a look that failed answers all who ask.
@@ -456,17 +456,16 @@ impl ServiceAccounts {
         let slot = self.slot(&namespace, &name, true);
         let mut known = slot.lock().await;
         let before = known.found.as_ref().and_then(|(at, account)| Some((*at, account.upgrade()?)));
-        let account = match before {
-            Some((at, account)) if at >= since => account,
+        match before {
+            Some((at, account)) if at >= since => Ok(account),
             before => {
                 // A pod that came later may be there because it was mended.
-                if let Some(error) = known.failed.within(FAILURE_STANDS).filter(|_| known.failed_at >= Some(seen_at)) {
+                if let Some((_, error)) = known.failed.within(FAILURE_STANDS).filter(|(began, _)| *began >= seen_at) {
                     return Err(error);
                 }
                 let at = Instant::now();
                 let read = self.read(namespace, &name, &subject).await.map_err(Arc::new);
-                known.failed.note(read.as_ref().err().map(Arc::clone));
-                known.failed_at = Some(at);
+                known.failed.note(read.as_ref().err().map(|error| (at, Arc::clone(error))));
                 let read = Arc::new(read?);
                 let is_another = before.as_ref().is_some_and(|(_, account)| !is_same(account, &read));
                 let account = before.map(|(_, account)| account).filter(|_| !is_another).unwrap_or(read);
@@ -475,10 +474,9 @@ impl ServiceAccounts {
                     // Pods that were refused as what it was.
                     self.changes.announce();
                 }
-                account
+                Ok(account)
             }
-        };
-        Ok(account)
+        }
     }
 
     async fn read(&self, namespace: PodNamespace, name: &str, subject: &str) -> Result<ServiceAccount, TokenError> {

@@ -60,8 +60,7 @@ impl Login {
                 // Whoever asks has it.
                 let gone = || Failed::NoProof { remedy: "the pod is gone".to_owned(), said: "nobody asks".to_owned() };
                 let account = account.upgrade().ok_or_else(gone)?;
-                let audience = role.audience.clone();
-                Ok(Proof::Pod { token: account.token(&audience).await?, account, audience })
+                Ok(Proof::Pod(account.token(&role.audience).await?, account))
             }
         }
     }
@@ -70,22 +69,22 @@ impl Login {
 /// What a login shows.
 enum Proof {
     Held(Zeroizing<String>),
-    Pod { token: BoundToken, account: Arc<ServiceAccount>, audience: String },
+    Pod(BoundToken, Arc<ServiceAccount>),
 }
 
 impl Proof {
     fn text(&self) -> &Zeroizing<String> {
         match self {
             Self::Held(text) => text,
-            Self::Pod { token, .. } => &token.text,
+            Self::Pod(token, _) => &token.text,
         }
     }
 
     /// Vault asks the API server, which does not know the token of a pod that is gone.
     async fn lost_its_pod(&self) -> Option<Failed> {
-        let Self::Pod { token, account, audience } = self else { return None };
+        let Self::Pod(token, account) = self else { return None };
         let (subject, source) = (account.subject(), "it went while Vault was asked".into());
-        let lost = account.has_lost_the_pod_of(token, audience).await;
+        let lost = account.has_lost_the_pod_of(token).await;
         lost.then(|| TokenError::Gone { subject, source }.into())
     }
 }

@@ -74,7 +74,8 @@ async fn throttled(bench: &Bench) -> Outcome {
     bench.wait_for_failure(&pod, "throttles requests").await;
     bench.wait_for(&secret, &value).await;
     let calls = bench.subject.faults()?.calls(&path);
-    assert!(calls >= 3, "asked again as often as it took");
+    // One more where an answer comes too late for the agent.
+    assert!((3..=4).contains(&calls), "asked again as often as it took: {calls}");
     Ok(())
 }
 
