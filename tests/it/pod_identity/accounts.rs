@@ -8,7 +8,7 @@ use kube::Api;
 use kube::api::DeleteParams;
 use serde_json::json;
 
-use super::{account, by_pods, exchanges, next_second, requests, role, subject, uid};
+use super::{account, at_vault, by_pods, exchanges, next_second, requests, role, subject, uid};
 use crate::support::scene::{Scene, annotation};
 use crate::support::store::{Fault, GET_PARAMETERS, WEB_IDENTITY};
 use crate::support::vault::{PODS, Vault};
@@ -360,12 +360,7 @@ async fn parameters_of_two_accounts_are_asked_for_by_each_alone() {
 async fn two_accounts_have_each_a_token_of_their_own_at_vault() {
     let surroundings = crate::support::surroundings::Surroundings::pod_identity().await;
     let vault = Vault::start(surroundings).await;
-    let scene = crate::support::scene::Scene::pod_identity(|builder, _| {
-        let auth = json!({"kubernetes": {"role": PODS}});
-        let vault = json!({"name": "vault", "kind": "vault", "address": vault.url(), "allowInsecure": true, "identity": "pod", "auth": auth});
-        builder.providers(&json!({"providers": [vault]}).to_string())
-    })
-    .await;
+    let scene = at_vault(&vault, json!({"role": PODS})).await;
     let path = vault.seed("prod/shared", json!({"A": "1"})).await;
     for name in ["left", "right"] {
         scene.namespace.service_account(name).await;

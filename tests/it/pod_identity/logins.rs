@@ -5,8 +5,8 @@ use std::time::Duration;
 use futures::future::join_all;
 use serde_json::{Value, json};
 
-use super::{account, annotate, by_pods, subject};
-use crate::support::azure::{self, CLIENT, KeyVault, TENANT};
+use super::{account, annotate, at_key_vault, at_vault, by_pods, subject};
+use crate::support::azure::{self, CLIENT, KeyVault};
 use crate::support::front::{Fault, Gate};
 use crate::support::scene::Scene;
 use crate::support::store::WEB_IDENTITY;
@@ -16,26 +16,10 @@ use crate::support::vault::{LOGIN, PODS, Vault};
 /// Pods of one account, each of which asks for another secret.
 const PODS_AT_ONCE: usize = 10;
 
-async fn at_vault(vault: &Vault) -> Scene {
-    let auth = json!({"kubernetes": {"role": PODS}});
-    let instance = json!({"name": "store", "kind": "vault", "address": vault.url(), "allowInsecure": true, "concurrency": 32, "identity": "pod", "auth": auth});
-    let scene =
-        Scene::pod_identity(|builder, _| builder.providers(&json!({"providers": [instance]}).to_string())).await;
+/// A service account that names the application.
+async fn application(scene: &Scene) {
     scene.namespace.service_account("app").await;
-    scene
-}
-
-async fn at_key_vault(azure: &KeyVault) -> Scene {
-    let auth = json!({"workloadIdentity": {"tenantId": TENANT}});
-    let instance = json!({"name": "store", "kind": "azure-keyvault", "vaultUrl": azure.url(), "concurrency": 32, "identity": "pod", "auth": auth});
-    let scene = Scene::pod_identity(|builder, _| {
-        let builder = builder.providers(&json!({"providers": [instance]}).to_string());
-        azure.environment().iter().fold(builder, |builder, (name, value)| builder.env(name, value))
-    })
-    .await;
-    scene.namespace.service_account("app").await;
-    annotate(&scene, "app", json!({"azure.workload.identity/client-id": CLIENT})).await;
-    scene
+    annotate(scene, "app", json!({"azure.workload.identity/client-id": CLIENT})).await;
 }
 
 /// The login is held until all pods wait for it, and fails. Ends when all were told.
@@ -69,8 +53,9 @@ async fn a_role_that_is_refused_is_asked_for_once_by_all_who_wait_for_it() {
 #[tokio::test]
 async fn a_login_that_vault_refuses_is_one_for_all_who_wait_for_it() {
     let vault = Vault::start(Surroundings::pod_identity().await).await;
-    let scene = at_vault(&vault).await;
-    let request = |number: usize| json!({"provider": "store", "path": format!("prod/app-{number}"), "secretName": format!("app-{number}")});
+    let scene = at_vault(&vault, json!({"role": PODS})).await;
+    scene.namespace.service_account("app").await;
+    let request = |number: usize| json!({"provider": "vault", "path": format!("prod/app-{number}"), "secretName": format!("app-{number}")});
     vault.fail(LOGIN, Fault::AccessDenied);
     many_wait_for(vault.hold(LOGIN), &scene, request).await;
     let logins = vault.calls(LOGIN);
@@ -81,7 +66,8 @@ async fn a_login_that_vault_refuses_is_one_for_all_who_wait_for_it() {
 async fn a_login_that_azure_refuses_is_one_for_all_who_wait_for_it() {
     let azure = KeyVault::start();
     let scene = at_key_vault(&azure).await;
-    let request = |number: usize| json!({"provider": "store", "path": format!("app-{number}"), "secretName": format!("app-{number}")});
+    application(&scene).await;
+    let request = |number: usize| json!({"provider": "azure-keyvault", "path": format!("app-{number}"), "secretName": format!("app-{number}")});
     azure.fail(azure::TOKEN, Fault::AccessDenied);
     many_wait_for(azure.hold(azure::TOKEN), &scene, request).await;
     let logins = azure.calls(azure::TOKEN);
@@ -109,9 +95,10 @@ async fn azures_login_that_does_not_answer_is_told_as_that() {
     let azure = KeyVault::start();
     azure.put("app", r#"{"A":"1"}"#);
     let scene = at_key_vault(&azure).await;
+    application(&scene).await;
     azure.trust_subject(&subject(&scene, "app"));
     let gate = azure.hold(azure::TOKEN);
-    let request = json!({"provider": "store", "path": "app", "secretName": "app"}).to_string();
+    let request = json!({"provider": "azure-keyvault", "path": "app", "secretName": "app"}).to_string();
     let pod = scene.pod("web").service_account("app").request(&request).create().await;
     let event = scene.namespace.wait_for_event(&pod, "SecretFetchFailed").await;
     let note = event.note.unwrap_or_default();
@@ -125,10 +112,11 @@ async fn azures_login_that_does_not_answer_is_told_as_that() {
 #[tokio::test]
 async fn a_login_that_vault_refuses_for_a_pod_that_went_meanwhile_fails_no_other_pod() {
     let vault = Vault::start(Surroundings::pod_identity().await).await;
-    let scene = at_vault(&vault).await;
+    let scene = at_vault(&vault, json!({"role": PODS})).await;
+    scene.namespace.service_account("app").await;
     let ask = async |name: &str| {
         let path = vault.seed("prod/app", json!({"A": name})).await;
-        let request = json!({"provider": "store", "path": path, "secretName": name}).to_string();
+        let request = json!({"provider": "vault", "path": path, "secretName": name}).to_string();
         scene.pod(name).service_account("app").request(&request).create().await
     };
     vault.fail_times(LOGIN, 1, Fault::AccessDenied);

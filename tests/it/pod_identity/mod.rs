@@ -13,8 +13,10 @@ use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 
 use crate::support::agent::AgentBuilder;
+use crate::support::azure::{KeyVault, TENANT};
 use crate::support::scene::Scene;
 use crate::support::store::Store;
+use crate::support::vault::Vault;
 
 const KIND: &str = "aws-secretsmanager";
 const ROLE_ARN: &str = "eks.amazonaws.com/role-arn";
@@ -32,6 +34,26 @@ async fn by_pods() -> Scene {
     Scene::pod_identity(|builder, store| {
         store.trust("unused", "unused");
         instance(builder, json!({"identity": "pod"}))
+    })
+    .await
+}
+
+/// The same at Vault, by this way in.
+async fn at_vault(vault: &Vault, kubernetes: Value) -> Scene {
+    let (address, auth) = (vault.url(), json!({"kubernetes": kubernetes}));
+    let instance = json!({
+        "name": "vault", "kind": "vault", "address": address, "allowInsecure": true, "concurrency": 32, "identity": "pod", "auth": auth,
+    });
+    Scene::pod_identity(|builder, _| builder.providers(&json!({"providers": [instance]}).to_string())).await
+}
+
+/// The same at Azure Key Vault.
+async fn at_key_vault(azure: &KeyVault) -> Scene {
+    let (kind, auth) = ("azure-keyvault", json!({"workloadIdentity": {"tenantId": TENANT}}));
+    let instance = json!({"name": kind, "kind": kind, "vaultUrl": azure.url(), "concurrency": 32, "identity": "pod", "auth": auth});
+    Scene::pod_identity(|builder, _| {
+        let builder = builder.providers(&json!({"providers": [instance]}).to_string());
+        azure.environment().iter().fold(builder, |builder, (name, value)| builder.env(name, value))
     })
     .await
 }

@@ -2,7 +2,9 @@
 
 use serde_json::json;
 
-use super::{ROLE_ARN, annotate, by_pods, instance, next_second, role, subject, wait_to_be_told};
+use super::{
+    ROLE_ARN, annotate, at_key_vault, at_vault, by_pods, instance, next_second, role, subject, wait_to_be_told,
+};
 use crate::support::azure::{CLIENT, KeyVault, TENANT};
 use crate::support::scene::Scene;
 use crate::support::surroundings::Surroundings;
@@ -40,13 +42,7 @@ async fn an_account_without_a_role_is_told_to_name_one_and_is_served_when_it_doe
 async fn an_audience_that_the_policy_does_not_know_is_named_with_the_policy() {
     let surroundings = Surroundings::pod_identity().await;
     let vault = Vault::start(surroundings).await;
-    let scene = Scene::pod_identity(|builder, _| {
-        let auth = json!({"kubernetes": {"role": "any", "audience": "another"}});
-        let vault =
-            json!({"name": "vault", "kind": "vault", "address": vault.url(), "allowInsecure": true, "identity": "pod", "auth": auth});
-        builder.providers(&json!({"providers": [vault]}).to_string())
-    })
-    .await;
+    let scene = at_vault(&vault, json!({"role": "any", "audience": "another"})).await;
     let request = json!({"provider": "vault", "path": "prod/any", "secretName": "app"}).to_string();
     let pod = scene.pod("web").request(&request).create().await;
     let note = scene.namespace.wait_for_event(&pod, "SecretFetchFailed").await.note.unwrap_or_default();
@@ -57,13 +53,7 @@ async fn an_audience_that_the_policy_does_not_know_is_named_with_the_policy() {
 async fn a_role_of_vault_that_is_not_bound_to_the_account_is_named_with_the_audience() {
     let surroundings = Surroundings::pod_identity().await;
     let vault = Vault::start(surroundings).await;
-    let scene = Scene::pod_identity(|builder, _| {
-        let auth = json!({"kubernetes": {"role": "nobodys"}});
-        let vault =
-            json!({"name": "vault", "kind": "vault", "address": vault.url(), "allowInsecure": true, "identity": "pod", "auth": auth});
-        builder.providers(&json!({"providers": [vault]}).to_string())
-    })
-    .await;
+    let scene = at_vault(&vault, json!({"role": "nobodys"})).await;
     let request = json!({"provider": "vault", "path": "prod/any", "secretName": "app"}).to_string();
     let pod = scene.pod("web").request(&request).create().await;
     let note = scene.namespace.wait_for_event(&pod, "SecretFetchFailed").await.note.unwrap_or_default();
@@ -77,14 +67,7 @@ async fn an_account_without_an_application_at_azure_is_told_to_name_one() {
     let azure = KeyVault::start();
     let name = unique("case");
     azure.put(&name, "x");
-    let scene = Scene::pod_identity(|builder, _| {
-        let auth = json!({"workloadIdentity": {"tenantId": TENANT}});
-        let instance =
-            json!({"name": "azure-keyvault", "kind": "azure-keyvault", "vaultUrl": azure.url(), "identity": "pod", "auth": auth});
-        let builder = builder.providers(&json!({"providers": [instance]}).to_string());
-        azure.environment().iter().fold(builder, |builder, (name, value)| builder.env(name, value))
-    })
-    .await;
+    let scene = at_key_vault(&azure).await;
     scene.namespace.service_account("app").await;
     let request = json!({"provider": "azure-keyvault", "path": name, "secretName": "app"}).to_string();
     let pod = scene.pod("web").service_account("app").request(&request).create().await;
